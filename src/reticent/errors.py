@@ -44,7 +44,8 @@ class MissingExtraError(InputError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"Expected the package {package!r} to be installed. Run: pip install 'reticent[{extra}]'"
+            f"Expected the package {package!r} to be installed. "
+            f"Run: pip install 'reticent[{extra}]'"
         )
 
 
