@@ -1,0 +1,1 @@
+"""Answering queries: one folder per channel, one shape for all of them."""

@@ -1,0 +1,1 @@
+"""Networks: the reference architectures, where they can be cut, what their parts cost."""

@@ -1,0 +1,1 @@
+"""Training: `fit(model, task) -> Trained`, one shape whatever protects it."""

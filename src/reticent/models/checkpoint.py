@@ -1,0 +1,51 @@
+"""A network on disk: safetensors weights and a card that says how to rebuild it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reticent.errors import BundleError, MissingExtraError
+from reticent.models.networks import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """How to rebuild a network: its name, the record shape, its outputs, its options."""
+
+    network: str
+    shape: tuple[int, ...]
+    outputs: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(folder: Path, model: nn.Module, card: Card) -> None:
+    """Write `model.safetensors` and `card.json` into `folder`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(tensors, str(folder / "model.safetensors"))
+    (folder / "card.json").write_text(json.dumps(asdict(card), indent=2) + "\n")
+
+
+def load(folder: Path) -> tuple[nn.Module, Card]:
+    """The network, in evaluation mode, and its card. Raises `BundleError` when they don't fit."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise MissingExtraError("safetensors", "torch") from error
+
+    try:
+        record = json.loads((folder / "card.json").read_text())
+        card = Card(**{**record, "shape": tuple(record["shape"])})
+        model = build(card.network, shape=card.shape, outputs=card.outputs, options=card.options)
+        model.load_state_dict(load_file(str(folder / "model.safetensors")))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise BundleError(f"The checkpoint in {folder.name!r} can't be loaded: {error}") from error
+    return model.eval(), card

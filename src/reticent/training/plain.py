@@ -1,0 +1,107 @@
+"""Ordinary training, without protection: the model that hardening starts from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reticent.data.task import Kind, Records
+from reticent.errors import DataError
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast to train (Adam, cosine schedule)."""
+
+    epochs: int = 12
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    weight_decay: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained network in evaluation mode, and its loss on the validation part."""
+
+    model: nn.Module
+    validation_loss: float
+
+
+def fit(
+    model: nn.Module,
+    train: Records,
+    validation: Records,
+    *,
+    kind: Kind,
+    plan: Plan | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a copy of `model`; the epoch with the lowest validation loss is kept."""
+    plan = plan or Plan()
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
+    x, y = torch.from_numpy(train.x), targets(train.public, kind)
+    held_x, held_y = torch.from_numpy(validation.x), targets(validation.public, kind)
+    best, best_state = np.inf, copy.deepcopy(model.state_dict())
+    for epoch in range(plan.epochs):
+        model.train()
+        for rows in batches(len(x), plan.batch_size, generator):
+            optimiser.zero_grad()
+            task_loss(model(x[rows]), y[rows], kind).backward()
+            optimiser.step()
+        schedule.step()
+        held = float(task_loss(forward(model, held_x), held_y, kind))
+        if held < best:
+            best, best_state = held, copy.deepcopy(model.state_dict())
+        if progress is not None:
+            progress((epoch + 1) / plan.epochs)
+    if not np.isfinite(best):
+        raise DataError("Training diverged: no epoch had a finite validation loss. Lower the rate.")
+    model.load_state_dict(best_state)
+    return Trained(model=model.eval(), validation_loss=best)
+
+
+def task_loss(outputs: Tensor, target: Tensor, kind: Kind) -> Tensor:
+    """Cross-entropy for classes, mean squared error for regression and anomaly scores."""
+    if kind is Kind.REGRESSION:
+        return functional.mse_loss(outputs.squeeze(-1), target)
+    return functional.cross_entropy(outputs, target)
+
+
+def targets(public: NDArray[np.generic], kind: Kind) -> Tensor:
+    """Public labels as the tensor that `task_loss` takes."""
+    dtype = torch.float32 if kind is Kind.REGRESSION else torch.int64
+    return torch.as_tensor(np.asarray(public), dtype=dtype)
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """One epoch of shuffled row indices; a last batch of one row is dropped for BatchNorm."""
+    order = torch.randperm(count, generator=generator)
+    for start in range(0, count, size):
+        rows = order[start : start + size]
+        if len(rows) > 1 or count == 1:
+            yield rows
+
+
+def forward(module: nn.Module, x: Tensor, *, batch_size: int = 1024) -> Tensor:
+    """`module(x)` in evaluation mode without gradients, in batches; leaves the mode as it was."""
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        out = torch.cat([module(part) for part in torch.split(x, batch_size)])
+    module.train(was_training)
+    return out
