@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from reticent.data.task import Kind
+from reticent.errors import BundleError
 from reticent.guarantee import CLIENT, SERVER
 from reticent.transcript import Transcript
 
@@ -79,6 +81,24 @@ class ServerHalf(Protocol):
 
     def answer(self, request: Tensors) -> Tensors:
         """The reply; raises `InputError` for values outside what the channel allows."""
+
+
+def decode_scores(reply: Tensors, answer: TensorSpec, kind: Kind) -> NDArray[Any]:
+    """Answers from a reply's scores (batch, outputs): class indices, or values for regression.
+
+    Raises `BundleError` for a reply of another name, type or shape, or with NaN or infinity.
+    """
+    scores = reply.get(answer.name)
+    if scores is None or not answer.matches(scores):
+        raise BundleError(
+            f"Expected a reply {answer}, got {sorted(reply)}. "
+            "The client and server halves may be of different versions."
+        )
+    if not np.isfinite(scores).all():
+        raise BundleError("The reply holds NaN or infinity.")
+    if kind is Kind.REGRESSION:
+        return np.asarray(scores[:, 0])
+    return np.asarray(scores.argmax(axis=1))
 
 
 def ask(

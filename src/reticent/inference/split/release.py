@@ -120,9 +120,10 @@ class Noisy:
         if self.prototypes is None or self.radius is None:
             return features
         centers = self.prototypes[nearest(features, self.prototypes)]
-        away = features - centers
+        away = features.astype(np.float64) - centers
         length = np.linalg.norm(away, axis=1, keepdims=True)
-        shrink = np.minimum(1.0, self.radius * (1 - 1e-6) / np.maximum(length, 1e-12))
+        # The margin covers the rounding of centers and features to float32.
+        shrink = np.minimum(1.0, self.radius * (1 - 1e-3) / np.maximum(length, 1e-12))
         return np.asarray(centers + away * shrink, dtype=np.float32)
 
     def apply(self, features: Array, source: SecureRandom) -> Tensors:

@@ -1,0 +1,135 @@
+"""A deployment on disk: what `run` writes, what `serve` reads, what a client is handed.
+
+manifest.json   versions, digests of every other file, guarantees, costs, recipe
+client/         encoder.onnx, spec.json: all that a client needs
+server/         spec.json and the answer table or head.onnx; never the client's graph
+scorecard.json  report.html  card.md
+
+No file can execute on loading: JSON, ONNX graphs without foreign operators, safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reticent.errors import BundleError, ConfigError
+from reticent.guarantee import Guarantee
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle whose digests have been checked."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The model's name on the wire."""
+        return str(self.manifest["name"])
+
+    @property
+    def version(self) -> str:
+        """The pair of halves that belong together."""
+        return str(self.manifest["version"])
+
+    @property
+    def channel(self) -> str:
+        """Which channel the halves speak."""
+        return str(self.manifest["channel"])
+
+    @property
+    def guarantees(self) -> tuple[Guarantee, ...]:
+        """What the deployment claims."""
+        return tuple(Guarantee.from_json(entry) for entry in self.manifest["guarantees"])
+
+    @property
+    def client(self) -> Path:
+        """The folder that a client is handed."""
+        return self.folder / "client"
+
+    @property
+    def server(self) -> Path:
+        """The folder that the server loads."""
+        return self.folder / "server"
+
+
+def write(
+    folder: Path, manifest: Mapping[str, Any], fill: Callable[[Path], None], *, force: bool = False
+) -> Bundle:
+    """Make a bundle at `folder`, whole or not at all.
+
+    `fill` writes every file but the manifest into the folder it is given. Digests are taken last
+    and the folder is moved into place in one step. Raises `ConfigError` when `folder` exists and
+    is no bundle, or exists and `force` is not given.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MANIFEST).exists():
+            raise ConfigError(
+                f"{folder.name!r} exists, is not empty and is no bundle. Choose another --out."
+            )
+        if not force:
+            raise ConfigError(f"The bundle {folder.name!r} exists. Choose another --out.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        work.chmod(0o750)
+        fill(work)
+        digests = {
+            path.relative_to(work).as_posix(): digest(path)
+            for path in sorted(work.rglob("*"))
+            if path.is_file()
+        }
+        record = {"schema": SCHEMA, **manifest, "digests": digests}
+        (work / MANIFEST).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return Bundle(folder=folder, manifest=record)
+
+
+def load(folder: Path) -> Bundle:
+    """The bundle at `folder`, every digest checked. Raises `BundleError` for any difference."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{folder.name!r} is no bundle: its {MANIFEST} can't be read ({error})."
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise BundleError(f"Expected a bundle of schema {SCHEMA} in {folder.name!r}.")
+    digests = manifest.get("digests")
+    if not isinstance(digests, dict):
+        raise BundleError(f"The manifest of {folder.name!r} names no digests.")
+    present = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST
+    }
+    for name in sorted(present | set(digests)):
+        if name not in present:
+            raise BundleError(f"The bundle lacks {name!r}. Get it again from its provider.")
+        if name not in digests:
+            raise BundleError(f"The bundle holds {name!r}, which its manifest doesn't name.")
+        if digest(folder / name) != digests[name]:
+            raise BundleError(f"{name!r} differs from its digest. Get the bundle again.")
+    return Bundle(folder=folder, manifest=manifest)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

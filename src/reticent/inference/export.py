@@ -1,0 +1,121 @@
+"""A network as an ONNX graph that names neither the provider's code nor its machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from reticent.errors import BundleError, MissingExtraError
+
+_RANDOM_OPS = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"}
+)
+
+
+def export(module: nn.Module, sample: torch.Tensor, path: Path, *, tolerance: float = 1e-3) -> None:
+    """Write `module` to `path`, input "x" and output "y", batch size free.
+
+    `sample` is one input, shape (1, ...). The file is checked before it is kept: it holds no
+    metadata and no random operator, and agrees with `module` within `tolerance` times the largest
+    output. Raises `BundleError` otherwise.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch.onnx needs it and says so only late
+    except ImportError as error:
+        raise MissingExtraError("onnx and onnxscript", "publish") from error
+
+    module = module.eval()
+    pair = torch.cat([sample, sample])
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (pair,),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_shapes=({0: batch},),
+            )
+    finally:
+        quiet.setLevel(level)
+    if program is None:
+        raise BundleError("torch.onnx.export returned no program for this module.")
+    graph = program.model_proto
+    strip(graph)
+    onnx.checker.check_model(graph)
+    data = graph.SerializeToString(deterministic=True)
+    path.write_bytes(data)
+    _compare(module, pair, data, tolerance)
+
+
+def strip(model: object) -> None:
+    """Remove, in place, everything that isn't arithmetic: names, doc strings, metadata.
+
+    Raises `BundleError` for graphs with random operators, foreign operator domains or external
+    data: a client could not tell what those do.
+    """
+    from onnx import ModelProto
+
+    assert isinstance(model, ModelProto)
+    foreign = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}
+    if foreign and any(node.domain in foreign for node in model.graph.node):
+        raise BundleError(f"The graph needs operators of {sorted(foreign)}: not portable.")
+    keep = [entry for entry in model.opset_import if entry.domain not in foreign]
+    del model.opset_import[:]
+    model.opset_import.extend(keep)
+    del model.metadata_props[:]
+    del model.functions[:]
+    model.producer_name, model.producer_version = "reticent", ""
+    model.domain, model.doc_string = "", ""
+    graph = model.graph
+    graph.name, graph.doc_string = "encoder", ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    renamed = {graph.input[0].name: "x", graph.output[0].name: "y"}
+    for tensor in graph.initializer:
+        if tensor.external_data:
+            raise BundleError("The graph keeps weights in another file: not self-contained.")
+        renamed.setdefault(tensor.name, f"w{len(renamed)}")
+        tensor.name, tensor.doc_string = renamed[tensor.name], ""
+        del tensor.metadata_props[:]
+    for index, node in enumerate(graph.node):
+        if node.op_type in _RANDOM_OPS:
+            raise BundleError(f"The graph draws randomness ({node.op_type}) inside: refused.")
+        node.name, node.doc_string = f"n{index}", ""
+        del node.metadata_props[:]
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name:
+                    names[place] = renamed.setdefault(name, f"t{len(renamed)}")
+    for value in (*graph.input, *graph.output):
+        value.name, value.doc_string = renamed[value.name], ""
+        del value.metadata_props[:]
+
+
+def _compare(module: nn.Module, pair: torch.Tensor, data: bytes, tolerance: float) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    got = session.run(["y"], {"x": pair.numpy()})[0]
+    with torch.no_grad():
+        want = module(pair).numpy()
+    gap = float(np.abs(got - want).max())
+    if not gap <= tolerance * max(1.0, float(np.abs(want).max())):
+        raise BundleError(f"The exported graph differs from the model by {gap:g}.")

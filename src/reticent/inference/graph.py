@@ -1,0 +1,47 @@
+"""An ONNX graph as a function of arrays: one input "x", one output "y", one thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reticent.errors import BundleError, InputError, MissingExtraError
+
+
+class Graph:
+    """Runs a graph that `export` wrote. Raises `BundleError` for any other kind of file."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("onnxruntime", "client") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BundleError(f"{path.name!r} is no valid ONNX graph: {error}") from error
+        names = [
+            value.name for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        ]
+        if names != ["x", "y"]:
+            raise BundleError(f"Expected a graph with input x and output y, got names={names}.")
+        self.shape = tuple(self._session.get_inputs()[0].shape[1:])
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Output (batch, ...) for `x` (batch, *shape). Raises `InputError` for another shape."""
+        if x.dtype != np.float32 or x.shape[1:] != self.shape or len(x) == 0:
+            raise InputError(
+                f"Expected float32 records of shape (batch, {', '.join(map(str, self.shape))}), "
+                f"got dtype={x.dtype}, shape={x.shape}."
+            )
+        made: NDArray[np.float32] = self._session.run(["y"], {"x": np.ascontiguousarray(x)})[0]
+        return made

@@ -1,0 +1,87 @@
+"""From trained halves to the files of a bundle: client/ and server/."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reticent.data.task import Task
+from reticent.errors import BundleError
+from reticent.inference.channel import TensorSpec
+from reticent.inference.export import export
+from reticent.inference.graph import Graph
+from reticent.inference.split import client, server
+from reticent.inference.split.harden import Hardened
+from reticent.inference.split.release import Code
+
+
+def publish(folder: Path, hardened: Hardened, task: Task, *, name: str) -> str:
+    """Write `folder`/client and `folder`/server; the version that names this pair.
+
+    The exported encoder is compared with the trained one on real records: a code must be the same
+    for every one of them.
+    """
+    halves = hardened.halves
+    sample = torch.from_numpy(task.x[:1])
+    for side in ("client", "server"):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+    encoder_path = folder / "client" / client.GRAPH_FILE
+    export(halves.encoder, sample, encoder_path)
+    _same_code(Graph(encoder_path), hardened, task.x[:256])
+    release = halves.release
+    answer = TensorSpec(name="scores", dtype="float32", shape=(None, halves.answers.outputs))
+    version = hashlib.sha256(
+        encoder_path.read_bytes() + json.dumps(release.to_json(), sort_keys=True).encode()
+    ).hexdigest()[:12]
+    spec = client.Spec(
+        model=name,
+        version=version,
+        kind=task.kind,
+        shape=task.x.shape[1:],
+        release=release,
+        answer=answer,
+        class_names=task.class_names,
+        guarantees=hardened.guarantees,
+        synthetic=task.synthetic,
+    )
+    _write_json(folder / "client" / client.SPEC_FILE, spec.to_json())
+    _write_json(
+        folder / "server" / server.SPEC_FILE,
+        {"request": release.spec.to_json(), "answer": answer.to_json(), "version": version},
+    )
+    if isinstance(release, Code):
+        assert halves.table is not None
+        _save_table(folder / "server" / server.TABLE_FILE, halves.table)
+    else:
+        size = release.spec.shape[1]
+        assert size is not None
+        export(halves.head, torch.zeros(1, size), folder / "server" / server.GRAPH_FILE)
+    return version
+
+
+def _same_code(graph: Graph, hardened: Hardened, x: NDArray[np.float32]) -> None:
+    release = hardened.halves.release
+    if not isinstance(release, Code):
+        return
+    exported = release.nearest(graph(x))
+    trained = release.nearest(hardened.halves.features(x))
+    if (exported != trained).mean() > 0.005:
+        raise BundleError(
+            f"The exported encoder gives other codes for {(exported != trained).sum()} of {len(x)} "
+            "records. Report the network's architecture."
+        )
+
+
+def _save_table(path: Path, table: NDArray[np.float32]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"table": np.ascontiguousarray(table, dtype=np.float32)}, str(path))
+
+
+def _write_json(path: Path, record: object) -> None:
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
