@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,14 @@ from pydantic import ValidationError
 
 from reticent.errors import ConfigError, UnsupportedError
 from reticent.pipeline import toml
-from reticent.pipeline.recipe import Recipe, load_recipe
+from reticent.pipeline.recipe import (
+    DEFAULT_METHOD,
+    KEEPS_WEIGHTS,
+    NETWORKS,
+    Method,
+    Recipe,
+    load_recipe,
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = {
@@ -61,9 +70,36 @@ def test_commands_in_recipe_comments_are_valid_overrides(path: Path) -> None:
 
 def test_defaults_follow_from_the_channel() -> None:
     split = Recipe.from_dict(MINIMAL)
-    assert (split.inference.method, split.scenario.computed_by) == ("prototype_code", "both")
+    assert (split.inference.method, split.scenario.computed_by) == ("adapter_code", "both")
     plain = Recipe.from_dict(MINIMAL | {"inference": {"channel": "plain"}})
     assert (plain.inference.method, plain.scenario.computed_by) == (None, "server")
+
+
+def test_methods_and_their_default_agree_with_hardening() -> None:
+    from reticent.inference.split.harden import METHODS, harden
+
+    assert get_args(Method) == tuple(METHODS)
+    assert {name for name, made in METHODS.items() if not made.retrains} == KEEPS_WEIGHTS
+    assert inspect.signature(harden).parameters["method"].default == DEFAULT_METHOD
+    for name, made in METHODS.items():
+        wish = {"inference": {"method": name, "retrain": made.retrains}}
+        assert Recipe.from_dict(MINIMAL | wish).inference.method == name
+        with pytest.raises(ConfigError, match="retrain"):
+            Recipe.from_dict(
+                MINIMAL | {"inference": wish["inference"] | {"retrain": not made.retrains}}
+            )
+
+
+def test_networks_agree_with_the_models() -> None:
+    from reticent.models import networks
+
+    assert tuple(networks.NETWORKS) == NETWORKS
+
+
+def test_training_defaults_agree_with_training() -> None:
+    from reticent.training.plain import Plan
+
+    assert Recipe.from_dict(MINIMAL).train.model_dump() == asdict(Plan())
 
 
 def test_the_name_defaults_to_the_file(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from reticent.errors import ConfigError, UnsupportedError
 from reticent.pipeline import toml
 from reticent.pipeline.problems import explain
 
+NETWORKS = ("mlp", "convnet1d", "convnet2d")
 REGIMES = ("auto", "known", "unseen", "both")
 Method = Literal[
     "prototype_code",
@@ -50,11 +51,9 @@ Method = Literal[
     "nullspace",
 ]
 CODE_METHODS = frozenset({"prototype_code", "adapter_code"})
-# Whether a method changes the deployed weights: always, never, or (absent here) as asked.
-FINE_TUNES = frozenset({"center_noise", "center", "ceb", "vib", "supcon", "siamese", "nopeek"}) | {
-    "adversarial"
-}
+# These leave the deployed weights untouched; every other method fine-tunes them.
 KEEPS_WEIGHTS = frozenset({"adapter_code", "shredder", "nullspace"})
+DEFAULT_METHOD = "adapter_code"
 # Channels that DESIGN names and this version lacks, with what each would give.
 NOT_YET = {
     "ckks": "the model on ciphertexts of the input",
@@ -92,10 +91,10 @@ def _cut(value: Any) -> Any:
 
 
 def _model_name(value: str) -> str:
-    if value in ("auto", "mlp", "convnet1d", "convnet2d"):
+    if value in ("auto", *NETWORKS):
         return value
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value):
-        raise ValueError("auto, mlp, convnet1d, convnet2d, or package.module:factory")
+        raise ValueError(f"auto, {', '.join(NETWORKS)}, or package.module:factory")
     return value
 
 
@@ -168,7 +167,7 @@ class InferenceTable(_Table):
     """[inference]: the channel, and for the split channel what protects the features.
 
     `codes` is the size of the alphabet (None: one code per class). `retrain` says whether the
-    deployed weights may change (None: as the method does by nature).
+    deployed weights may change (None: as the method does).
     """
 
     channel: Literal["split", "plain"] = "split"
@@ -344,7 +343,7 @@ def _with_implied(data: Mapping[str, Any]) -> dict[str, Any]:
         )
     is_split = channel == "split"
     if is_split:
-        inference.setdefault("method", "prototype_code")
+        inference.setdefault("method", DEFAULT_METHOD)
     scenario.setdefault("computed_by", "both" if is_split else "server")
     return filled
 
@@ -368,13 +367,13 @@ def _check_inference(recipe: Recipe) -> None:
         expected = f"no codes with method={method!r}, which sends features"
         remedy = f"Remove codes, or choose a method among {', '.join(sorted(CODE_METHODS))}."
         _refuse("inference", "codes", inference.codes, expected, remedy)
-    if retrain is False and method in FINE_TUNES:
+    if retrain is False and method not in KEEPS_WEIGHTS:
         expected = f"true with method={method!r}, which fine-tunes the model"
         remedy = "Set retrain = true, or choose adapter_code, which keeps the deployed weights."
         _refuse("inference", "retrain", retrain, expected, remedy)
     if retrain is True and method in KEEPS_WEIGHTS:
         expected = f"false with method={method!r}, which keeps the deployed weights"
-        remedy = "Remove retrain, or choose prototype_code, which may fine-tune."
+        remedy = "Remove retrain, or choose prototype_code, which fine-tunes."
         _refuse("inference", "retrain", retrain, expected, remedy)
 
 
