@@ -9,11 +9,19 @@ from typing import Annotated
 
 import typer
 
-from reticent.cli import doctor, frame, plan
+from reticent.cli import compare, demo, doctor, frame, plan, query, run, serve
 
 # In the order of the help. A verb imports what is heavy inside its function, so that the help
 # and the doctor answer at once.
-VERBS = (plan.plan, doctor.doctor)
+VERBS = (
+    demo.demo,
+    plan.plan,
+    run.run,
+    compare.compare,
+    serve.serve,
+    query.query,
+    doctor.doctor,
+)
 
 app = typer.Typer(
     name="reticent",

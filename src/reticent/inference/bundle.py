@@ -65,11 +65,16 @@ class Bundle:
 
 
 def write(
-    folder: Path, manifest: Mapping[str, Any], fill: Callable[[Path], None], *, force: bool = False
+    folder: Path,
+    manifest: Mapping[str, Any],
+    fill: Callable[[Path], Mapping[str, Any]],
+    *,
+    force: bool = False,
 ) -> Bundle:
     """Make a bundle at `folder`, whole or not at all.
 
-    `fill` writes every file but the manifest into the folder it is given. Digests are taken last
+    `fill` writes every file but the manifest into the folder it is given, and returns what it
+    learnt on the way for the manifest. Digests are taken last
     and the folder is moved into place in one step. Raises `ConfigError` when `folder` exists and
     is no bundle, or exists and `force` is not given.
     """
@@ -84,13 +89,13 @@ def write(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         work.chmod(0o750)
-        fill(work)
+        learnt = fill(work)
         digests = {
             path.relative_to(work).as_posix(): digest(path)
             for path in sorted(work.rglob("*"))
             if path.is_file()
         }
-        record = {"schema": SCHEMA, **manifest, "digests": digests}
+        record = {"schema": SCHEMA, **manifest, **learnt, "digests": digests}
         (work / MANIFEST).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
         if folder.exists():
             shutil.rmtree(folder)

@@ -182,15 +182,17 @@ class AuditTable(_Table):
     """[audit]: which attributes are attacked, pooling how many requests, by which families.
 
     Empty `attributes` means every private one; empty `families` means every one there is.
+    `frontier` lists methods to put beside the chosen one, each as "method" or "method@cut".
     """
 
     attributes: Names = ()
     requests: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)
     ] = (1, 8, 32)
-    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     quick: bool = False
     families: Names = ()
+    frontier: Names = ()
 
 
 class GatesTable(_Table):

@@ -1,0 +1,203 @@
+"""The attacks on one hardened deployment: attributes, inputs, controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from reticent.attacks.finding import Finding
+from reticent.attacks.view import ServerView
+from reticent.audit.attribute import audit_attributes
+from reticent.audit.controls import controls
+from reticent.audit.decoding import few_shot_decoding
+from reticent.audit.frontier import Point
+from reticent.audit.reconstruction import audit_reconstruction
+from reticent.data.partition import Regime
+from reticent.data.task import Task
+from reticent.errors import GateError
+from reticent.inference.split.harden import Hardened
+from reticent.inference.split.release import Code
+from reticent.pipeline.recipe import Recipe
+from reticent.pipeline.stage import Report, Stage, prepare, regimes
+from reticent.report import Gallery
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """One regime, its hardened deployment, what the attacks found, and pictures of it."""
+
+    stage: Stage
+    hardened: Hardened
+    findings: tuple[Finding, ...]
+    gallery: Gallery | None = None
+
+
+def attack_stage(
+    recipe: Recipe, task: Task, regime: Regime, names: Sequence[str], *, report: Report
+) -> Attacked:
+    """Prepare one regime, harden its model, and attack `names` and the input."""
+    stage = prepare(recipe, task, regime, report=report)
+    report(f"harden ({recipe.inference.method}, {regime} users)")
+    hardened = stage.harden(recipe)
+    return attack(recipe, stage, hardened, names, report=report, full=True)
+
+
+def attack(
+    recipe: Recipe,
+    stage: Stage,
+    hardened: Hardened,
+    names: Sequence[str],
+    *,
+    report: Report,
+    full: bool,
+    ceilings: Sequence[Finding] | None = None,
+) -> Attacked:
+    """Attack one hardened deployment; `full` adds controls, reconstruction and pictures."""
+    audit = recipe.audit
+    seeds = tuple(range(recipe.seed, recipe.seed + audit.seeds))
+    view = stage.protected(hardened, seed=recipe.seed)
+    naive = stage.undefended(hardened.cut)
+    settings: dict[str, Any] = {
+        "attributes": names,
+        "requests": audit.requests,
+        "seeds": seeds,
+        "families": audit.families or None,
+        "quick": audit.quick,
+    }
+    regime = stage.partition.regime
+    if ceilings is None:
+        report(f"attack the undefended cut ({', '.join(names)})")
+        ceilings = audit_attributes(naive, **settings)
+    report(f"attack {hardened.label} ({', '.join(names)})")
+    findings = audit_attributes(
+        view, undefended=ceilings, guarantees=hardened.guarantees, **settings
+    )
+    gallery = None
+    if full:
+        report("rebuild inputs from what the server sees")
+        rebuilt, gallery = _reconstruct(recipe, view, naive, hardened, seeds)
+        findings.append(rebuilt)
+        _check_controls(view, names, recipe)
+    return Attacked(
+        stage=stage,
+        hardened=hardened,
+        findings=tuple(_in_regime(finding, regime) for finding in findings),
+        gallery=gallery,
+    )
+
+
+def frontier(recipe: Recipe, first: Attacked, *, report: Report) -> tuple[Point, ...]:
+    """Other methods on the same stage, as points beside the chosen one."""
+    points = []
+    for name in recipe.audit.frontier:
+        method, _, cut = name.partition("@")
+        options = {} if method != recipe.inference.method else recipe.inference.options
+        report(f"compare with {name}")
+        hardened = first.stage.harden(
+            recipe,
+            method=method,
+            cut=cut or first.hardened.cut,
+            codes=None,
+            retrain=None,
+            options=options,
+        )
+        points.append(measured_point(recipe, first.stage, hardened, report=report))
+    return tuple(points)
+
+
+def measured_point(
+    recipe: Recipe,
+    stage: Stage,
+    hardened: Hardened,
+    *,
+    report: Report,
+    ceilings: Sequence[Finding] | None = (),
+    names: Sequence[str] | None = None,
+    chosen: bool = False,
+) -> Point:
+    """One deployment as a point of the frontier, attacked without pictures and controls."""
+    wanted = names or [
+        name
+        for name, found in regimes(recipe, stage.task).items()
+        if stage.partition.regime in found
+    ]
+    attacked = attack(recipe, stage, hardened, wanted, report=report, full=False, ceilings=ceilings)
+    worst = max(attacked.findings, key=lambda found: found.excess)
+    return Point(
+        method=hardened.method,
+        parameters={"cut": hardened.cut, **hardened.options},
+        utility=float(stage.test_outcomes(hardened, seed=recipe.seed).mean()),
+        excess=worst.excess,
+        excess_ci=worst.excess_ci,
+        target=worst.target,
+        requests=worst.requests,
+        client_flops_share=hardened.costs.client_flops_share,
+        few_shot=shots_of(few_shot(stage, hardened)),
+        guaranteed=hardened.guarantees[0].allowed_excess() is not None,
+        contradicted=any(found.contradicts for found in attacked.findings),
+        chosen=chosen,
+    )
+
+
+def _reconstruct(
+    recipe: Recipe,
+    view: ServerView,
+    naive: ServerView,
+    hardened: Hardened,
+    seeds: Sequence[int],
+) -> tuple[Finding, Gallery | None]:
+    quick = recipe.audit.quick
+    ceiling, plain = audit_reconstruction(naive, seeds=seeds[:1], quick=quick)
+    finding, hard = audit_reconstruction(
+        view, undefended=ceiling, seeds=seeds[:1], guarantees=hardened.guarantees, quick=quick
+    )
+    count = min(len(plain.inputs), len(hard.inputs))
+    if not np.array_equal(plain.inputs[:count], hard.inputs[:count]):
+        return finding, None
+    gallery = Gallery(
+        inputs=hard.inputs[:count],
+        plain=plain.best[:count],
+        protected=hard.best[:count],
+        plain_note=f"{plain.method}: explains {max(ceiling.value, 0):.0%} beyond the class mean",
+        protected_note=f"{hard.method}: explains {max(finding.value, 0):.0%} beyond the class mean",
+    )
+    return finding, gallery
+
+
+def _check_controls(view: ServerView, names: Sequence[str], recipe: Recipe) -> None:
+    """A failed control voids the audit: it is refused, not footnoted."""
+    for control in controls(view, attribute=names[0], seed=recipe.seed):
+        if not control.passed:
+            finding = control.finding
+            raise GateError(
+                f"The audit's control {control.name!r} failed on attribute {names[0]!r}: excess "
+                f"{finding.excess:.3f}, interval {finding.excess_ci}. The attacks have no power "
+                "on these data, or the split leaks. Give more records, or another seed."
+            )
+
+
+def few_shot(stage: Stage, hardened: Hardened) -> list[Finding]:
+    """How well a client decodes the public label with 1 or 5 labelled records per class."""
+    test, release = stage.records("test"), hardened.halves.release
+    sent, alphabet = hardened.halves.features(test.x), None
+    if isinstance(release, Code):
+        sent, alphabet = release.nearest(sent).astype(np.float32)[:, None], release.alphabet
+    return few_shot_decoding(
+        sent,
+        stage.answers.index_labels(test.public),
+        alphabet=alphabet,
+        users=test.users,
+    )
+
+
+def shots_of(findings: Sequence[Finding]) -> dict[int, float]:
+    """Labelled examples per class to decoding accuracy."""
+    return {int(found.details["shots"]): found.value for found in findings}
+
+
+def _in_regime(finding: Finding, regime: Regime) -> Finding:
+    attack_name = f"{finding.attack}, {regime} users"
+    return replace(finding, attack=attack_name, details={**finding.details, "regime": regime})

@@ -1,0 +1,100 @@
+"""Every hardening method on one stage: the frontier of utility, leakage and client cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reticent.attacks.finding import Finding
+from reticent.audit.attribute import audit_attributes
+from reticent.audit.frontier import Point
+from reticent.data.answers import METRICS
+from reticent.errors import ConfigError
+from reticent.inference.split.harden import METHODS, candidate_cuts
+from reticent.pipeline.attack import measured_point
+from reticent.pipeline.recipe import Recipe
+from reticent.pipeline.stage import Report, Stage, by_regime, load_task, prepare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Points of one task, and the undefended utility they are measured against."""
+
+    title: str
+    metric: str
+    baseline: float
+    points: tuple[Point, ...]
+    refused: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "title": self.title,
+            "metric": self.metric,
+            "baseline": self.baseline,
+            "points": [point.to_json() for point in self.points],
+            "refused": list(self.refused),
+        }
+
+
+def compare(recipe: Recipe, methods: Sequence[str] | None, *, report: Report) -> Comparison:
+    """Harden, attack and place each of `methods` ("method" or "method@cut"; all by default).
+
+    Codes and certified noise run at the recipe's cut; baselines that send features at the last
+    cut, where they are at their best, unless a cut is given.
+    """
+    task = load_task(recipe)
+    regime, names = next(iter(by_regime(recipe, task).items()))
+    stage = prepare(recipe, task, regime, report=report)
+    ceilings: dict[str, Sequence[Finding]] = {}
+    points, refused = [], []
+    for entry in methods or tuple(METHODS):
+        method, _, cut = entry.partition("@")
+        if method in METHODS and METHODS[method].needs_private and not task.private:
+            refused.append(f"{method}: needs private labels")
+            continue
+        report(f"harden with {entry}")
+        hardened = stage.harden(
+            recipe,
+            method=method,
+            cut=cut or _default_cut(stage, method),
+            codes=None,
+            retrain=None,
+            options={} if method != recipe.inference.method else dict(recipe.inference.options),
+        )
+        if hardened.cut not in ceilings:
+            report(f"attack the undefended cut {hardened.cut}")
+            ceilings[hardened.cut] = audit_attributes(
+                stage.undefended(hardened.cut),
+                attributes=names,
+                requests=recipe.audit.requests,
+                seeds=tuple(range(recipe.audit.seeds)),
+                families=recipe.audit.families or None,
+                quick=recipe.audit.quick,
+            )
+        points.append(
+            measured_point(
+                recipe,
+                stage,
+                hardened,
+                names=names,
+                report=report,
+                ceilings=ceilings[hardened.cut],
+            )
+        )
+    if not points:
+        raise ConfigError("No method was left to compare.")
+    return Comparison(
+        title=task.title,
+        metric=METRICS[task.kind],
+        baseline=float(stage.test_outcomes().mean()),
+        points=tuple(points),
+        refused=tuple(refused),
+    )
+
+
+def _default_cut(stage: Stage, method: str) -> str:
+    if not METHODS[method].baseline:
+        return "auto"
+    return candidate_cuts(stage.model, stage.records("train"))[-1].name

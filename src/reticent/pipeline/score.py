@@ -1,0 +1,182 @@
+"""A run's findings, utility and costs as one scorecard."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reticent.attacks.finding import Finding
+from reticent.audit.frontier import Point
+from reticent.audit.scorecard import (
+    Alone,
+    Cost,
+    Gate,
+    Latency,
+    Method,
+    Replay,
+    Scorecard,
+    TaskSummary,
+    Utility,
+    by_pillar,
+)
+from reticent.audit.statistics import bootstrap_ratio
+from reticent.data.answers import METRICS
+from reticent.data.partition import Regime
+from reticent.data.task import Kind, Task
+from reticent.guarantee import Pillar
+from reticent.inference.export import export
+from reticent.inference.graph import Graph
+from reticent.inference.split.client import SplitClient
+from reticent.inference.split.harden import Hardened
+from reticent.inference.split.server import load_server
+from reticent.pipeline.attack import Attacked, few_shot, shots_of
+from reticent.pipeline.recipe import Recipe
+from reticent.pipeline.stage import Stage
+
+
+def score(
+    recipe: Recipe,
+    task: Task,
+    attacked: Mapping[Regime, Attacked],
+    points: tuple[Point, ...],
+    folder: Path,
+) -> Scorecard:
+    first = next(iter(attacked.values()))
+    stage, hardened = first.stage, first.hardened
+    shots = few_shot(stage, hardened)
+    alone = Alone(utility=stage.alone(hardened, recipe), few_shot=shots_of(shots))
+    measured = measure_utility(stage, hardened, recipe.seed)
+    findings = [found for part in attacked.values() for found in part.findings]
+    card = Scorecard(
+        task=TaskSummary.of(
+            task, public=recipe.task.public or "public label", regimes=tuple(attacked)
+        ),
+        method=Method(name=hardened.method, parameters={"cut": hardened.cut, **hardened.options}),
+        utility=measured,
+        cost=_cost(stage, hardened, folder),
+        replay=Replay(
+            command=f"reticent run recipe.toml --seed {recipe.seed}",
+            versions=versions(),
+            seeds=tuple(range(recipe.seed, recipe.seed + recipe.audit.seeds)),
+            data_digest=data_digest(task),
+        ),
+        pillars=by_pillar(hardened.guarantees, findings + shots, alone=alone),
+        gates=_gates(recipe, measured, findings, hardened),
+        notices=_notices(recipe, task, attacked),
+    )
+    own = replace(card.point(), chosen=True, parameters={"cut": hardened.cut})
+    return replace(card, frontier=(own, *points)) if points else card
+
+
+def measure_utility(stage: Stage, hardened: Hardened, seed: int) -> Utility:
+    base, kept = stage.test_outcomes(), stage.test_outcomes(hardened, seed=seed)
+    users = stage.records("test").users
+    owners = np.arange(len(base)) if users is None else users
+    loss, ci = bootstrap_ratio(
+        np.stack([base, kept], axis=1), np.ones(len(base)), owners
+    ).difference(0, 1)
+    return Utility(
+        metric=METRICS[stage.task.kind],
+        baseline=float(base.mean()),
+        protected=float(kept.mean()),
+        loss=loss,
+        ci=ci,
+        n=len(base),
+    )
+
+
+def _cost(stage: Stage, hardened: Hardened, folder: Path) -> Cost:
+    return Cost(
+        client_flops_share=hardened.costs.client_flops_share,
+        client_params_share=hardened.costs.client_params_share,
+        request_bytes=hardened.costs.request_bytes,
+        reply_bytes=hardened.costs.reply_bytes,
+        latency_ms=_latency(stage, folder),
+    )
+
+
+def _latency(stage: Stage, folder: Path) -> Latency:
+    """Median milliseconds of one query in process, one thread: compute only, no network."""
+    x = stage.records("test").x[:1]
+    client, server = SplitClient.load(folder / "client"), load_server(folder / "server")
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "plain.onnx"
+        export(stage.model, torch.from_numpy(x), path)
+        plain = Graph(path)
+    return Latency(
+        plain=_median_ms(lambda: plain(x)),
+        protected=_median_ms(lambda: client.decode(server.answer(client.encode(x)))),
+    )
+
+
+def _median_ms(call: Callable[[], object], *, repeats: int = 200) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times) * 1000)
+
+
+def _gates(
+    recipe: Recipe, measured: Utility, findings: Sequence[Finding], hardened: Hardened
+) -> dict[str, Gate]:
+    """Stated limits against what was measured; total variation against what is claimed."""
+    attributes = [found for found in findings if found.pillar is Pillar.INPUT]
+    strength = hardened.guarantees[0].allowed_excess(max(recipe.audit.requests))
+    values = {
+        "max_excess_leakage": max(found.excess for found in attributes),
+        "max_utility_loss": measured.loss,
+        "max_client_flops_share": hardened.costs.client_flops_share,
+        "max_total_variation": 1.0 if strength is None else strength,
+    }
+    return {
+        name: Gate.at_most(limit, values[name]) for name, limit in recipe.gates.stated().items()
+    }
+
+
+def _notices(recipe: Recipe, task: Task, attacked: Mapping[Regime, Attacked]) -> tuple[str, ...]:
+    notices = []
+    if task.synthetic:
+        notices.append("The data are SYNTHETIC: nothing here is about real people.")
+    if recipe.audit.quick:
+        notices.append("Quick audit: fewer attackers, one seed, one regime. Not for signing.")
+    for regime, part in list(attacked.items())[1:]:
+        twin = measure_utility(part.stage, part.hardened, recipe.seed)
+        notices.append(
+            f"On {regime} users (a twin of the deployment, trained without them) the "
+            f"{twin.metric} is {twin.baseline:.3f} undefended and {twin.protected:.3f} protected."
+        )
+    if task.kind is Kind.REGRESSION:
+        notices.append(
+            f"Answers are quantised to {next(iter(attacked.values())).stage.answers.levels} values."
+        )
+    notices.append("The answer itself reaches the server: output privacy needs the sealed split.")
+    return tuple(notices)
+
+
+def data_digest(task: Task) -> str:
+    """SHA-256 over the task's records and labels, in hexadecimal."""
+    made = hashlib.sha256()
+    for values in (task.x, task.public, *(task.private[name] for name in sorted(task.private))):
+        made.update(np.ascontiguousarray(values).tobytes())
+    return made.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    packages = ("reticent", "torch", "numpy", "scikit-learn", "onnxruntime")
+    return {
+        "python": platform.python_version(),
+        "platform": sys.platform,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,245 @@
+"""One regime of a run: a partition, the deployed model, its hardened twin."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from reticent.attacks.view import ServerView
+from reticent.audit.views import protected_view, undefended_view
+from reticent.data import load
+from reticent.data.answers import Answers, outcomes, utility
+from reticent.data.partition import Partition, Regime, partition
+from reticent.data.task import Records, Task
+from reticent.errors import ConfigError
+from reticent.inference.split.harden import Hardened, candidate_cuts, harden
+from reticent.models.networks import build, default_network
+from reticent.pipeline.recipe import Recipe
+from reticent.training.plain import Plan, fit, forward
+
+Report = Callable[[str], None]
+# Fewer users than this can't be dealt to defender, attacker and test with some left to tell apart.
+_MIN_UNSEEN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Data parts and the deployed model of one regime."""
+
+    task: Task
+    answers: Answers
+    partition: Partition
+    network: str
+    model: nn.Module
+
+    def records(self, part: str) -> Records:
+        """The rows of one part."""
+        rows: NDArray[np.int64] = getattr(self.partition, part)
+        return self.task.take(rows)
+
+    def outputs(self, part: str) -> NDArray[np.float32]:
+        """The deployed model's outputs (n, o) on one part."""
+        return forward(self.model, torch.from_numpy(self.records(part).x)).numpy()
+
+    def harden(self, recipe: Recipe, **changes: Any) -> Hardened:
+        """The model hardened as the recipe says; `changes` override arguments of `harden`."""
+        inference = recipe.inference
+        options = dict(inference.options)
+        settings: dict[str, Any] = {
+            "method": inference.method or "adapter_code",
+            "cut": cut_name(self, inference.cut),
+            "codes": inference.codes,
+            "retrain": inference.retrain,
+            "max_utility_loss": _or(recipe.gates.max_utility_loss, 0.01),
+            "max_client_share": _or(recipe.gates.max_client_flops_share, 0.25),
+            "epochs": int(options.pop("epochs", max(8, recipe.train.epochs))),
+            "learning_rate": recipe.train.learning_rate,
+            "batch_size": recipe.train.batch_size,
+            "seed": recipe.seed,
+            "options": options,
+        }
+        return harden(
+            self.model,
+            train=self.records("train"),
+            validation=self.records("validation"),
+            answers=self.answers,
+            **{**settings, **changes},
+        )
+
+    def protected(self, hardened: Hardened, *, seed: int = 0) -> ServerView:
+        """What the server sees of the hardened deployment."""
+        return protected_view(
+            hardened.halves, self.task, self.partition, name=hardened.label, seed=seed
+        )
+
+    def undefended(self, cut: str) -> ServerView:
+        """What the server sees of the same cut without hardening."""
+        return undefended_view(self.model, cut, self.answers, self.task, self.partition)
+
+    def test_outcomes(
+        self, hardened: Hardened | None = None, *, seed: int = 0
+    ) -> NDArray[np.float64]:
+        """Per-record utility (n,) on the test part: of the model, or of its hardened twin."""
+        test = self.records("test")
+        outputs = (
+            self.outputs("test") if hardened is None else hardened.halves.predict(test.x, seed=seed)
+        )
+        return outcomes(self.task.kind, outputs, test.public)
+
+    def alone(self, hardened: Hardened, recipe: Recipe) -> float:
+        """Test utility of a stand-alone classifier of the client half's cost.
+
+        The client half's own architecture, from scratch, on the defender's data: what a client
+        with as much labelled data could run instead of the service.
+        """
+        torch.manual_seed(recipe.seed + 7)
+        body = copy.deepcopy(hardened.halves.encoder).requires_grad_(True)
+        for module in body.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        test = self.records("test")
+        with torch.no_grad():
+            width = body.eval()(torch.from_numpy(test.x[:2])).shape[1]
+        outputs = self.answers.outputs
+        body = nn.Sequential(body, nn.Linear(width, outputs)) if width != outputs else body
+        trained = fit(
+            body,
+            self.records("train"),
+            self.records("validation"),
+            kind=self.task.kind,
+            plan=_plan(recipe),
+            seed=recipe.seed,
+        )
+        made = forward(trained.model, torch.from_numpy(test.x)).numpy()
+        return utility(self.task.kind, made, test.public)
+
+
+def load_task(recipe: Recipe) -> Task:
+    """The recipe's task, with the private attributes that it names (all of the set's if none)."""
+    table = recipe.task
+    options = {name: value for name, value in table.options.items() if name != "levels"}
+    task = load(
+        table.data,
+        public=table.public,
+        private=tuple(table.private),
+        unit=table.unit,
+        root=None if table.root is None else Path(table.root),
+        seed=recipe.seed,
+        **options,
+    )
+    missing = set(table.private) - set(task.private)
+    if missing:
+        raise ConfigError(
+            f"Expected private attributes among {sorted(task.private)}, got {sorted(missing)}."
+        )
+    if table.private:
+        kept = {name: task.private[name] for name in table.private}
+        task = replace(task, private=kept)
+    if not task.private:
+        raise ConfigError(
+            "The task has no private attribute, so there is nothing to attack. "
+            "Name one under [task] private."
+        )
+    return task
+
+
+def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> Stage:
+    """Partition the task and train the model that a provider would have deployed."""
+    parts = partition(task, regime=regime, seed=recipe.seed)
+    levels = recipe.task.options.get("levels")
+    train, validation = task.take(parts.train), task.take(parts.validation)
+    answers = Answers.of(task.kind, train.public, classes=task.classes, levels=levels)
+    name = recipe.model.name
+    network = default_network(task.x.shape[1:]) if name == "auto" else name
+    torch.manual_seed(recipe.seed)
+    model = build(
+        network,
+        shape=task.x.shape[1:],
+        outputs=answers.outputs,
+        x=train.x,
+        y=train.public,
+        options=recipe.model.options,
+    )
+    report(f"train the deployed model ({network}, {len(train)} records, {regime} users)")
+    trained = fit(model, train, validation, kind=task.kind, plan=_plan(recipe), seed=recipe.seed)
+    return Stage(task=task, answers=answers, partition=parts, network=network, model=trained.model)
+
+
+def regimes(recipe: Recipe, task: Task) -> Mapping[str, tuple[Regime, ...]]:
+    """In which regimes each audited attribute is attacked.
+
+    By default identity itself, and attributes that vary within a user, with known users; other
+    attributes of users (sex, age) with unseen users, where there are users enough.
+    """
+    chosen: dict[str, tuple[Regime, ...]] = {}
+    for name in recipe.audit.attributes or tuple(task.private):
+        if name not in task.private:
+            raise ConfigError(
+                f"Expected audited attributes among {sorted(task.private)}, got {name!r}."
+            )
+        asked = recipe.task.regime_of(name)
+        if asked == "both":
+            chosen[name] = ("known", "unseen")
+        elif asked != "auto":
+            chosen[name] = ("known",) if asked == "known" else ("unseen",)
+        else:
+            chosen[name] = ("unseen",) if _is_trait(task, name) else ("known",)
+    return chosen
+
+
+def by_regime(recipe: Recipe, task: Task) -> dict[Regime, list[str]]:
+    """Audited attributes by regime, known users first; quick runs keep to one regime."""
+    wanted: dict[Regime, list[str]] = {}
+    for name, found in regimes(recipe, task).items():
+        for regime in found:
+            wanted.setdefault(regime, []).append(name)
+    order: tuple[Regime, ...] = ("known", "unseen")
+    ordered = {regime: wanted[regime] for regime in order if regime in wanted}
+    if recipe.audit.quick and len(ordered) > 1:
+        first = next(iter(ordered))
+        return {first: [name for names in ordered.values() for name in names]}
+    return ordered
+
+
+def cut_name(stage: Stage, cut: str | int) -> str:
+    """A cut by name; numbers count the candidate cuts from the input."""
+    if isinstance(cut, str):
+        return cut
+    names = [point.name for point in candidate_cuts(stage.model, stage.records("train"))]
+    if cut >= len(names):
+        raise ConfigError(f"Expected a cut below {len(names)} ({names}), got cut={cut}.")
+    return names[cut]
+
+
+def _is_trait(task: Task, name: str) -> bool:
+    """Constant per user, shared by several users, and users enough to set some aside."""
+    if task.users is None:
+        return False
+    users, first, inverse = np.unique(task.users, return_index=True, return_inverse=True)
+    values = task.private[name]
+    constant = np.array_equal(values, values[first][inverse])
+    shared = len(np.unique(values)) <= len(users) // 3
+    return bool(constant and shared and len(users) >= _MIN_UNSEEN)
+
+
+def _plan(recipe: Recipe) -> Plan:
+    train = recipe.train
+    return Plan(
+        epochs=train.epochs,
+        learning_rate=train.learning_rate,
+        batch_size=train.batch_size,
+        weight_decay=train.weight_decay,
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
