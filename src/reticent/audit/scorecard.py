@@ -18,7 +18,7 @@ from reticent.attacks.finding import Finding
 from reticent.audit.frontier import Point
 from reticent.data.task import Task
 from reticent.errors import ConfigError
-from reticent.guarantee import DifferentialPrivacy, Empirical, Guarantee, Pillar
+from reticent.guarantee import DifferentialPrivacy, Empirical, Guarantee, InformationBound, Pillar
 
 SCHEMA = 1
 Interval = tuple[float, float]
@@ -196,7 +196,11 @@ class Scorecard:
             pillar: PillarRow(
                 guarantees=row.guarantees,
                 findings=tuple(
-                    finding if finding.contradicts else finding.against(row.guarantees)
+                    finding
+                    if finding.contradicts
+                    else finding.against(
+                        tuple(claim for claim in row.guarantees if _comparable(finding, claim))
+                    )
                     for finding in row.findings
                 ),
                 alone=row.alone,
@@ -259,9 +263,21 @@ class Scorecard:
         return Status.INCONCLUSIVE
 
     def strongest(self, pillar: Pillar) -> Finding | None:
-        """The finding that decides a pillar's row: a contradiction first, else the worst excess."""
-        findings = self.pillars[pillar].findings
-        return max(findings, key=lambda f: (f.contradicts is not None, f.excess), default=None)
+        """The finding that decides a pillar's row: a contradiction first, else the worst excess.
+
+        Accuracies come before measures of another scale (an explained variance can't be ranked
+        among them); of equals, the one with most pooled requests decides.
+        """
+        return max(
+            self.pillars[pillar].findings,
+            key=lambda f: (
+                f.contradicts is not None,
+                is_accuracy(f.metric),
+                f.excess,
+                f.requests,
+            ),
+            default=None,
+        )
 
     def point(self) -> Point:
         """This deployment as a point of the frontier (the input pillar's worst finding)."""
@@ -383,6 +399,11 @@ def by_pillar(
     }
 
 
+def is_accuracy(metric: str) -> bool:
+    """Whether `metric` is an accuracy, the scale on which information bounds speak."""
+    return "accuracy" in metric.lower()
+
+
 def could_contradict(finding: Finding, guarantee: Guarantee) -> bool:
     """Whether `finding` had the power to contradict `guarantee`.
 
@@ -394,7 +415,7 @@ def could_contradict(finding: Finding, guarantee: Guarantee) -> bool:
     if isinstance(guarantee.strength, DifferentialPrivacy):
         return float(finding.details.get("max_epsilon", 0.0)) > guarantee.strength.epsilon
     allowed = guarantee.allowed_excess(finding.requests)
-    if allowed is None or finding.ceiling is None:
+    if allowed is None or finding.ceiling is None or not _comparable(finding, guarantee):
         return False
     uncertainty = max(0.0, finding.excess - finding.excess_ci[0])
     return finding.ceiling - finding.floor - uncertainty > allowed
@@ -418,7 +439,19 @@ def _tests(finding: Finding, guarantee: Guarantee) -> bool:
     that names them, in `contradicts` or `details["tests"]`."""
     named = guarantee.id in (finding.contradicts, finding.details.get("tests"))
     same = finding.pillar is guarantee.pillar and finding.adversary == guarantee.adversary.name
-    return named or (same and guarantee.allowed_excess(finding.requests) is not None)
+    return named or (same and _comparable(finding, guarantee))
+
+
+def _comparable(finding: Finding, guarantee: Guarantee) -> bool:
+    """Whether the finding's excess and what the claim allows are of one scale.
+
+    An information bound limits accuracies. It says nothing about other measures, such as an
+    explained variance, unless it allows nothing at all.
+    """
+    allowed = guarantee.allowed_excess(finding.requests)
+    if isinstance(guarantee.strength, InformationBound):
+        return allowed == 0 or is_accuracy(finding.metric)
+    return allowed is not None
 
 
 def _violates(finding: Finding, guarantee: Guarantee) -> bool:
@@ -426,7 +459,9 @@ def _violates(finding: Finding, guarantee: Guarantee) -> bool:
         return True
     # `Finding.against` names only the first claim it breaks; the others are broken as well.
     allowed = guarantee.allowed_excess(finding.requests)
-    return allowed is not None and finding.excess_ci[0] > allowed
+    if allowed is None or not _comparable(finding, guarantee):
+        return False
+    return finding.excess_ci[0] > allowed
 
 
 def _check_row(pillar: Pillar, row: PillarRow) -> None:

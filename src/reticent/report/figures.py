@@ -1,0 +1,377 @@
+"""The report's plots as inline SVG that takes its colours from the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+from reticent.attacks.finding import Finding
+from reticent.audit.frontier import Point, pareto
+from reticent.audit.scorecard import Scorecard
+from reticent.errors import MissingExtraError
+from reticent.guarantee import Pillar
+from reticent.report.markup import Html
+from reticent.report.words import change, is_share, quantity, regime
+
+# Each colour stands for a CSS variable of the page, so that one drawing serves light and dark.
+INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
+MEASURED, FLOOR, CEILING, BAD, ALLOWED = "#050505", "#060606", "#070707", "#080808", "#090909"
+_VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    PAPER: "card",
+    MEASURED: "measured",
+    FLOOR: "floor",
+    CEILING: "ceiling",
+    BAD: "bad",
+    ALLOWED: "allowed",
+}
+_STYLE: Any = {
+    "svg.hashsalt": "reticent",
+    "svg.fonttype": "none",
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+}
+_LETTER = 4.7  # mean width of a letter in points at 8.5 pt: enough to keep labels apart
+
+
+def frontier_figure(card: Scorecard) -> Html:
+    """Utility over worst excess leakage, one mark per mechanism, with the Pareto line."""
+    points, metric = card.frontier, card.utility.metric
+    scale = 100.0 if is_share(metric) else 1.0
+    with _axes(4.0, 3.3, left=28, top=20) as (figure, axes):
+        spots = [(100 * max(0.0, p.excess), scale * p.utility) for p in points]
+        _frame(axes, spots, scale * card.utility.baseline)
+        axes.axhline(scale * card.utility.baseline, color=MUTED, linewidth=0.8, dashes=(4, 3))
+        limit = _excess_limit(card)
+        if limit is not None:
+            axes.axvspan(axes.get_xlim()[0], 100 * limit, color=ALLOWED, alpha=0.16, linewidth=0)
+        front = sorted(
+            (100 * max(0.0, p.excess), scale * p.utility)
+            for p in pareto(points, ("utility", "excess"))
+        )
+        axes.plot(*zip(*front, strict=True), color=MEASURED, linewidth=1.0, alpha=0.5)
+        for point, spot in zip(points, spots, strict=True):
+            _mark(axes, point, spot)
+        _label_points(axes, points, spots, 100 * (limit or 0.0))
+        unit = "%" if is_share(metric) else ""
+        axes.set_xlabel("worst excess leakage, percentage points  (left is better)")
+        axes.set_title(
+            f"{metric}{', ' if unit else ''}{unit}  (up is better; dashes: undefended)",
+            loc="left",
+            fontsize=8.5,
+            color=MUTED,
+            parse_math=False,
+        )
+        return _svg(figure, "frontier", _frontier_alt(points, metric))
+
+
+def alone_figure(card: Scorecard) -> Html:
+    """Per mechanism: what a client decodes without the server, beside the service itself."""
+    metric = card.utility.metric
+    scale = 100.0 if is_share(metric) else 1.0
+    points = [p for p in card.frontier if p.few_shot or p.alone is not None]
+    values = [
+        scale * value
+        for p in points
+        for value in (*p.few_shot.values(), p.utility, p.alone)
+        if value is not None
+    ]
+    low, high = min(values), max(values)
+    room = (high - low) * 0.06 or 1.0
+    left = 12 + _LETTER * max(len(_name(point)) for point in points)
+    with _axes(4.0, 0.55 + 0.29 * len(points), left=left) as (figure, axes):
+        axes.set_xlim(low - room, high + room)
+        axes.set_ylim(len(points) - 0.4, -0.6)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
+        axes.grid(axis="x")
+        for row, point in enumerate(points):
+            _alone_row(axes, row, point, scale)
+        axes.set_xlabel(f"{metric}{', %' if scale == 100 else ''}", parse_math=False)
+        said = "; ".join(
+            f"{p.method}: "
+            + ", ".join(f"{quantity(metric, v)} with {k}" for k, v in sorted(p.few_shot.items()))
+            for p in points
+        )
+        return _svg(figure, "alone", f"Decoding without the server, examples per class. {said}.")
+
+
+def leakage_figures(card: Scorecard) -> list[tuple[int, Html]]:
+    """Per number of pooled requests m: floor, strongest attack with interval, ceiling."""
+    findings = [f for f in card.pillars[Pillar.INPUT].findings if is_share(f.metric)]
+    rows = strongest_rows(findings)
+    targets = list(dict.fromkeys(_row_name(f) for f in findings))
+    drawn = []
+    for count in sorted({f.requests for f in findings}):
+        shown = [rows[target, count] for target in targets if (target, count) in rows]
+        drawn.append((count, _leakage_panel(card, count, shown)))
+    return drawn
+
+
+def strongest_rows(findings: Sequence[Finding]) -> dict[tuple[str, int], Finding]:
+    """The strongest finding per target and number of requests; a contradiction comes first."""
+    rows: dict[tuple[str, int], Finding] = {}
+    for finding in findings:
+        key = (_row_name(finding), finding.requests)
+        if key not in rows or _strength(finding) > _strength(rows[key]):
+            rows[key] = finding
+    return rows
+
+
+def _leakage_panel(card: Scorecard, count: int, findings: Sequence[Finding]) -> Html:
+    with _axes(3.4, 0.3 + 0.55 * len(findings), bottom=18) as (figure, axes):
+        axes.set_xlim(-2, 102)
+        axes.set_ylim(len(findings) - 0.45, -0.65)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xticks([0, 25, 50, 75, 100], ["0 %", "25", "50", "75", "100"])
+        axes.grid(axis="x")
+        for row, finding in enumerate(findings):
+            _leakage_row(axes, row, finding, _allowed(card, finding))
+        said = "; ".join(_leakage_alt(finding) for finding in findings)
+        return _svg(figure, f"leak{count}", f"Attacks that pool {count} requests. {said}.")
+
+
+def _leakage_row(axes: Any, row: int, finding: Finding, allowed: float | None) -> None:
+    broken = finding.contradicts is not None
+    colour = BAD if broken else MEASURED
+    value, floor = 100 * finding.value, 100 * finding.floor
+    low, high = (100 * bound for bound in finding.ci)
+    axes.plot([0, 100], [row, row], color=RULE, linewidth=0.8, zorder=1)
+    if allowed is not None:
+        end = min(100.0, floor + 100 * allowed)
+        axes.fill_between([floor, end], row - 0.16, row + 0.16, color=ALLOWED, alpha=0.3, lw=0)
+    if finding.ceiling is not None:
+        axes.plot(
+            [100 * finding.ceiling], [row], marker="D", markersize=4.6, color=CEILING,
+            markerfacecolor=PAPER, zorder=3,
+        )  # fmt: skip
+    axes.plot([floor, value], [row, row], color=colour, linewidth=2.6, alpha=0.35, zorder=2)
+    axes.plot([floor, floor], [row - 0.2, row + 0.2], color=FLOOR, linewidth=1.8, zorder=4)
+    axes.plot([low, high], [row, row], color=colour, linewidth=1.3, zorder=5)
+    axes.plot(
+        [value], [row], marker="X" if broken else "o", markersize=6.5 if broken else 5.0,
+        color=colour, markeredgecolor=PAPER, markeredgewidth=0.6, zorder=6,
+    )  # fmt: skip
+    name = _row_name(finding)
+    name = name if len(name) <= 34 else f"{name[:33]}…"
+    said = change(finding.metric, finding.excess)
+    weight = "bold" if broken else "normal"
+    over = {"va": "bottom", "fontweight": weight, "parse_math": False}
+    axes.text(0, row - 0.25, name, color=BAD if broken else INK, **over)
+    axes.text(100, row - 0.25, f"✕ {said}" if broken else said, ha="right", color=colour, **over)
+    if broken:
+        axes.text(
+            100, row + 0.17, "CONTRADICTED", ha="right", va="top", color=BAD, fontsize=7,
+            fontweight="bold",
+        )  # fmt: skip
+
+
+def _alone_row(axes: Any, row: int, point: Point, scale: float) -> None:
+    marks = [scale * value for _, value in sorted(point.few_shot.items())]
+    service = scale * point.utility
+    reach = [*marks, service]
+    axes.plot([min(reach), max(reach)], [row, row], color=RULE, linewidth=2.4, zorder=1)
+    axes.plot([service, service], [row - 0.2, row + 0.2], color=INK, linewidth=1.8, zorder=4)
+    for index, value in enumerate(marks):
+        face = PAPER if index == 0 and len(marks) > 1 else CEILING
+        axes.plot(
+            [value], [row], marker="o", markersize=5.2, color=CEILING, markerfacecolor=face,
+            zorder=3,
+        )  # fmt: skip
+    if point.alone is not None:
+        axes.plot(
+            [scale * point.alone], [row], marker="D", markersize=4.4, color=MUTED,
+            markerfacecolor=PAPER, zorder=2,
+        )  # fmt: skip
+    axes.annotate(
+        _name(point), (0, row), xycoords=("axes fraction", "data"), xytext=(-6, 0),
+        textcoords="offset points", ha="right", va="center", parse_math=False,
+        annotation_clip=False, color=BAD if point.contradicted else INK,
+        fontweight="bold" if point.chosen else "normal",
+    )  # fmt: skip
+
+
+def _mark(axes: Any, point: Point, spot: tuple[float, float]) -> None:
+    colour = BAD if point.contradicted else MEASURED
+    marker = "X" if point.contradicted else "o"
+    face = colour if point.guaranteed or point.contradicted else PAPER
+    if point.chosen:
+        axes.plot(*spot, marker="o", markersize=12, color=INK, fillstyle="none", mew=1.2, zorder=4)
+    axes.plot(
+        *spot, marker=marker, markersize=7.5 if point.contradicted else 6, color=colour,
+        markerfacecolor=face, zorder=5, clip_on=False,
+    )  # fmt: skip
+
+
+def _frame(axes: Any, spots: Sequence[tuple[float, float]], baseline: float) -> None:
+    across, up = zip(*spots, strict=True)
+    low, high = min(*up, baseline), max(*up, baseline)
+    room, width = (high - low) or 1.0, max(*across, 1.0)
+    axes.set_xlim(-0.05 * width, 1.24 * width)
+    axes.set_ylim(low - 0.14 * room, high + 0.14 * room)
+    axes.grid()
+
+
+def _label_points(
+    axes: Any, points: Sequence[Point], spots: Sequence[tuple[float, float]], limit: float
+) -> None:
+    """Place each name beside its mark where it covers least: no other mark, no other name."""
+    place = axes.transData.transform
+    frame = axes.bbox
+    pixels = [tuple(place(spot)) for spot in spots]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels]
+    order = sorted(range(len(points)), key=lambda i: (not points[i].chosen, pixels[i]))
+    for index in order:
+        name, (x, y) = _name(points[index]), pixels[index]
+        width = _LETTER * len(name) * (1.1 if points[index].chosen else 1.0)
+        candidates = [
+            (dx if side > 0 else dx - width, dy)
+            for dx, dy, side in (
+                (9, -3, 1), (-9, -3, -1), (7, 6, 1), (7, -12, 1), (-7, 6, -1), (-7, -12, -1),
+                (-width / 2, 9, 1), (-width / 2, -16, 1), (12, 13, 1), (12, -20, 1),
+                (-width / 2, 19, 1), (-width / 2, -26, 1),
+            )
+        ]  # fmt: skip
+        boxes = [(x + dx, y + dy, x + dx + width, y + dy + 8.5) for dx, dy in candidates]
+        costs = [
+            sum(_overlap(box, other) for other in taken)
+            + 100 * (box[0] < frame.x0 or box[2] > frame.x1 + 8 or box[1] < frame.y0)
+            + rank * 0.5
+            for rank, box in enumerate(boxes)
+        ]
+        best = costs.index(min(costs))
+        taken.append(boxes[best])
+        axes.annotate(
+            name, spots[index], xytext=candidates[best], textcoords="offset points",
+            parse_math=False, annotation_clip=False, zorder=6,
+            color=BAD if points[index].contradicted else INK,
+            fontweight="bold" if points[index].chosen else "normal",
+        )  # fmt: skip
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    up = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, across) * max(0.0, up)
+
+
+@contextmanager
+def _axes(
+    width: float, height: float, *, left: float = 6, bottom: float = 34, top: float = 2
+) -> Iterator[tuple[Any, Any]]:
+    """A figure of `width` x `height` inches and its axes; margins in points.
+
+    At 72 dots per inch a dot is a point of the drawing.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(width, height), dpi=72)
+        FigureCanvasSVG(figure)
+        wide, high = 72 * width, 72 * height
+        axes = figure.add_axes(
+            (left / wide, bottom / high, 1 - (left + 8) / wide, 1 - (bottom + top) / high)
+        )
+        axes.set_axisbelow(True)
+        yield figure, axes
+
+
+def _svg(figure: Any, name: str, label: str) -> Html:
+    """The drawing as inline SVG: page colours and fonts, ids of its own, no outside names."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', text)
+    opening = (
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" '
+        f'viewBox="{box.group(1) if box else ""}">'
+    )
+    text = re.sub(r"^<svg[^>]*>", lambda _: opening, text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-")
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    # Releases of matplotlib differ in writing the shorthand or the family on its own.
+    text = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--sans)", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
+    return Html(re.sub(r">\s+<", "><", text).strip())
+
+
+def _excess_limit(card: Scorecard) -> float | None:
+    gates = [gate.limit for name, gate in card.gates.items() if "excess" in name]
+    return min(gates, default=None)
+
+
+def _allowed(card: Scorecard, finding: Finding) -> float | None:
+    """What the tightest claim of the same adversary allows this finding to exceed its floor by."""
+    limits = [
+        claim.allowed_excess(finding.requests)
+        for claim in card.pillars[finding.pillar].guarantees
+        if claim.adversary.name == finding.adversary
+    ]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _strength(finding: Finding) -> tuple[bool, float]:
+    return finding.contradicts is not None, finding.excess
+
+
+def _row_name(finding: Finding) -> str:
+    said = regime(finding)
+    return finding.target if said is None else f"{finding.target}, {said}"
+
+
+def _name(point: Point) -> str:
+    return f"{point.method} ✕" if point.contradicted else point.method
+
+
+def _frontier_alt(points: Sequence[Point], metric: str) -> str:
+    said = "; ".join(
+        f"{p.method}: utility {quantity(metric, p.utility)}, excess "
+        f"{change('accuracy', max(0.0, p.excess))}{', contradicted' if p.contradicted else ''}"
+        for p in points
+    )
+    return f"Utility over worst excess leakage per mechanism. {said}."
+
+
+def _leakage_alt(finding: Finding) -> str:
+    ceiling = (
+        "" if finding.ceiling is None else f", ceiling {quantity(finding.metric, finding.ceiling)}"
+    )
+    return (
+        f"{_row_name(finding)}: floor {quantity(finding.metric, finding.floor)}, measured "
+        f"{quantity(finding.metric, finding.value)}{ceiling}"
+        f"{', contradicts the claim' if finding.contradicts else ''}"
+    )
