@@ -41,10 +41,15 @@ def protected_view(
         partition,
         name=name,
         classes=halves.answers.levels,
-        encoder=None if coded else differentiable_encoder(halves),
+        encoder=None if coded or not _has_gradients(halves) else differentiable_encoder(halves),
         redraw=None if isinstance(release, Bare | Code) else redraw(release, seed=seed + 101),
         alphabet=release.alphabet if isinstance(release, Code) else None,
     )
+
+
+def _has_gradients(halves: Halves) -> bool:
+    """A served graph stands in for the encoder when a bundle is audited: it has no parameters."""
+    return any(True for _ in halves.encoder.parameters())
 
 
 def undefended_view(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from reticent.cli import compare, demo, doctor, frame, plan, query, run, serve
+from reticent.cli import audit, compare, demo, doctor, frame, plan, query, report, run, serve
 
 # In the order of the help. A verb imports what is heavy inside its function, so that the help
 # and the doctor answer at once.
@@ -17,9 +17,11 @@ VERBS = (
     demo.demo,
     plan.plan,
     run.run,
+    audit.audit,
     compare.compare,
     serve.serve,
     query.query,
+    report.report,
     doctor.doctor,
 )
 

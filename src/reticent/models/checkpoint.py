@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from reticent.errors import BundleError, MissingExtraError
-from reticent.models.networks import build
+from reticent.errors import BundleError, MissingExtraError, UnsupportedError
+from reticent.models.networks import NETWORKS, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +35,38 @@ def save(folder: Path, model: nn.Module, card: Card) -> None:
 
 
 def load(folder: Path) -> tuple[nn.Module, Card]:
-    """The network, in evaluation mode, and its card. Raises `BundleError` when they don't fit."""
+    """The network, in evaluation mode, and its card. Raises `BundleError` when they don't fit.
+
+    Only reference networks are rebuilt: a card that names a factory would choose which code runs.
+    For such a checkpoint call `build` and `load_weights` yourself. Raises `UnsupportedError`.
+    """
     try:
+        record = json.loads((folder / "card.json").read_text())
+        card = Card(**{**record, "shape": tuple(record["shape"])})
+        if card.network not in NETWORKS:
+            raise UnsupportedError(
+                f"Expected a reference network among {sorted(NETWORKS)}, got "
+                f"network={card.network!r}. Build it yourself, then load_weights(folder, model)."
+            )
+        if ":" in card.network:
+            # Importing what a file names would let the file run code.
+            raise ValueError(f"network {card.network!r} is no reference network")
+        model = build(card.network, shape=card.shape, outputs=card.outputs, options=card.options)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise BundleError(f"The checkpoint in {folder.name!r} can't be loaded: {error}") from error
+    load_weights(folder, model)
+    return model.eval(), card
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Put the checkpoint's weights into `model`. Raises `BundleError` when they don't fit."""
+    try:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise MissingExtraError("safetensors", "torch") from error
 
     try:
-        record = json.loads((folder / "card.json").read_text())
-        card = Card(**{**record, "shape": tuple(record["shape"])})
-        model = build(card.network, shape=card.shape, outputs=card.outputs, options=card.options)
         model.load_state_dict(load_file(str(folder / "model.safetensors")))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise BundleError(f"The checkpoint in {folder.name!r} can't be loaded: {error}") from error
-    return model.eval(), card
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise BundleError(f"The weights in {folder.name!r} can't be loaded: {error}") from error

@@ -12,11 +12,12 @@ def flops(module: nn.Module, sample: Tensor) -> int:
 
     Two per multiply-add, as torch's counter counts; elementwise work is not counted.
     """
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(sample)
-    module.train(was_training)
+    for part, mode in modes:
+        part.training = mode
     return int(counter.get_total_flops())
 
 

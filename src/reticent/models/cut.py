@@ -1,8 +1,9 @@
 """Where a network can be cut in two, and the cutting.
 
 A cut is a place where one single tensor carries everything that later layers need. In an
-`nn.Sequential` these are its children; any other module is traced with torch.fx and every node
-that alone crosses from before to after is a cut, so residual networks can be cut between blocks.
+`nn.Sequential` these are its children; any other module, and a Sequential with a forward of its
+own, is traced with torch.fx and every node that alone crosses from before to after is a cut, so
+residual networks can be cut between blocks.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def cut_points(model: nn.Module, sample: Tensor) -> list[CutPoint]:
         encoder, _ = cut_at(model, name)
         with torch.no_grad():
             feature = encoder.eval()(sample)
+        if not isinstance(feature, Tensor):
+            continue
         points.append(
             CutPoint(
                 name=name,
@@ -57,24 +60,38 @@ def cut_points(model: nn.Module, sample: Tensor) -> list[CutPoint]:
 def cut_at(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
     """(encoder, head): copies of the parts of `model` before and after the cut `name`.
 
-    head(encoder(x)) equals model(x). Raises `ConfigError` for a name that is no cut.
+    head(encoder(x)) equals model(x) in evaluation mode; a traced model's functional dropout stays
+    off in training mode too. Raises `ConfigError` for a name that is no cut.
     """
     names = _names(model)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3) or names
         raise ConfigError(f"Expected a cut among {names}, got cut={name!r}. Nearest: {near}.")
     model = copy.deepcopy(model)
-    if isinstance(model, nn.Sequential):
-        children = list(model.named_children())
+    if _is_chain(model):
+        children = _children(model)
         at = names.index(name) + 1
         return _chain(children[:at]), _chain(children[at:])
     return _cut_graph(model, name)
 
 
 def _names(model: nn.Module) -> list[str]:
-    if isinstance(model, nn.Sequential):
-        return [name for name, _ in model.named_children()][:-1]
+    if _is_chain(model):
+        return [name for name, _ in _children(model)][:-1]
     return [node.name for node in _crossings(_trace(model))]
+
+
+def _is_chain(model: nn.Module) -> bool:
+    return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
+
+
+def _children(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Children in order; one that occurs twice, such as a shared ReLU, is named twice."""
+    return [
+        (name, child)
+        for name, child in model.named_modules(remove_duplicate=False)
+        if name and "." not in name
+    ]
 
 
 def _chain(children: list[tuple[str, nn.Module]]) -> nn.Sequential:
@@ -85,8 +102,9 @@ def _chain(children: list[tuple[str, nn.Module]]) -> nn.Sequential:
 
 
 def _trace(model: nn.Module) -> fx.Graph:
+    # In evaluation mode: tracing writes `self.training` into the graph as a constant.
     try:
-        return fx.Tracer().trace(model)
+        return fx.Tracer().trace(copy.deepcopy(model).eval())
     except Exception as error:
         raise UnsupportedError(
             f"torch.fx can't trace this {type(model).__name__}: {error}. "

@@ -109,6 +109,8 @@ def _convnet(
     conv: Callable[..., nn.Module],
     pool: Callable[[int], nn.Module],
 ) -> nn.Sequential:
+    if kernel % 2 == 0:
+        raise ConfigError(f"Expected an odd kernel, which keeps the length, got kernel={kernel}.")
     norm = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
     layers: dict[str, nn.Module] = {"input": standardise}
     channels, sizes = shape[0], list(shape[1:])
@@ -179,8 +181,9 @@ def build(
     except TypeError as error:
         raise ConfigError(f"Model {name!r} refused its options {options}: {error}.") from error
     if y is not None and outputs == 1:
+        spread = float(np.std(y))
         network.get_submodule("output.1").load_state_dict(
-            Rescale(float(np.std(y)), float(np.mean(y))).state_dict()
+            Rescale(spread if spread > 0 else 1.0, float(np.mean(y))).state_dict()
         )
     return network
 

@@ -20,7 +20,7 @@ from reticent.data.task import Task
 from reticent.errors import GateError
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code
-from reticent.pipeline.recipe import Recipe
+from reticent.pipeline.recipe import AuditTable, Recipe
 from reticent.pipeline.stage import Report, Stage, prepare, regimes
 from reticent.report import Gallery
 
@@ -42,23 +42,25 @@ def attack_stage(
     stage = prepare(recipe, task, regime, report=report)
     report(f"harden ({recipe.inference.method}, {regime} users)")
     hardened = stage.harden(recipe)
-    return attack(recipe, stage, hardened, names, report=report, full=True)
+    return attack(
+        stage, hardened, names, audit=recipe.audit, seed=recipe.seed, report=report, full=True
+    )
 
 
 def attack(
-    recipe: Recipe,
     stage: Stage,
     hardened: Hardened,
     names: Sequence[str],
     *,
+    audit: AuditTable,
+    seed: int,
     report: Report,
     full: bool,
     ceilings: Sequence[Finding] | None = None,
 ) -> Attacked:
     """Attack one hardened deployment; `full` adds controls, reconstruction and pictures."""
-    audit = recipe.audit
-    seeds = tuple(range(recipe.seed, recipe.seed + audit.seeds))
-    view = stage.protected(hardened, seed=recipe.seed)
+    seeds = tuple(range(seed, seed + audit.seeds))
+    view = stage.protected(hardened, seed=seed)
     naive = stage.undefended(hardened.cut)
     settings: dict[str, Any] = {
         "attributes": names,
@@ -78,9 +80,9 @@ def attack(
     gallery = None
     if full:
         report("rebuild inputs from what the server sees")
-        rebuilt, gallery = _reconstruct(recipe, view, naive, hardened, seeds)
+        rebuilt, gallery = _reconstruct(view, naive, hardened, seed=seed, quick=audit.quick)
         findings.append(rebuilt)
-        _check_controls(view, names, recipe)
+        _check_controls(view, names[0], seed)
     return Attacked(
         stage=stage,
         hardened=hardened,
@@ -124,7 +126,16 @@ def measured_point(
         for name, found in regimes(recipe, stage.task).items()
         if stage.partition.regime in found
     ]
-    attacked = attack(recipe, stage, hardened, wanted, report=report, full=False, ceilings=ceilings)
+    attacked = attack(
+        stage,
+        hardened,
+        wanted,
+        audit=recipe.audit,
+        seed=recipe.seed,
+        report=report,
+        full=False,
+        ceilings=ceilings,
+    )
     worst = max(attacked.findings, key=lambda found: found.excess)
     return Point(
         method=hardened.method,
@@ -143,16 +154,11 @@ def measured_point(
 
 
 def _reconstruct(
-    recipe: Recipe,
-    view: ServerView,
-    naive: ServerView,
-    hardened: Hardened,
-    seeds: Sequence[int],
+    view: ServerView, naive: ServerView, hardened: Hardened, *, seed: int, quick: bool
 ) -> tuple[Finding, Gallery | None]:
-    quick = recipe.audit.quick
-    ceiling, plain = audit_reconstruction(naive, seeds=seeds[:1], quick=quick)
+    ceiling, plain = audit_reconstruction(naive, seeds=(seed,), quick=quick)
     finding, hard = audit_reconstruction(
-        view, undefended=ceiling, seeds=seeds[:1], guarantees=hardened.guarantees, quick=quick
+        view, undefended=ceiling, seeds=(seed,), guarantees=hardened.guarantees, quick=quick
     )
     count = min(len(plain.inputs), len(hard.inputs))
     if not np.array_equal(plain.inputs[:count], hard.inputs[:count]):
@@ -167,13 +173,13 @@ def _reconstruct(
     return finding, gallery
 
 
-def _check_controls(view: ServerView, names: Sequence[str], recipe: Recipe) -> None:
+def _check_controls(view: ServerView, name: str, seed: int) -> None:
     """A failed control voids the audit: it is refused, not footnoted."""
-    for control in controls(view, attribute=names[0], seed=recipe.seed):
+    for control in controls(view, attribute=name, seed=seed):
         if not control.passed:
             finding = control.finding
             raise GateError(
-                f"The audit's control {control.name!r} failed on attribute {names[0]!r}: excess "
+                f"The audit's control {control.name!r} failed on attribute {name!r}: excess "
                 f"{finding.excess:.3f}, interval {finding.excess_ci}. The attacks have no power "
                 "on these data, or the split leaks. Give more records, or another seed."
             )

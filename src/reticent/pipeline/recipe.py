@@ -283,10 +283,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             f"{path.name}: expected TOML, but {error}. Strings need quotes; see https://toml.io."
         ) from None
     data.setdefault("name", _slug(path.stem))
-    for override in overrides:
-        _apply(data, override)
+    data = apply_overrides(data, overrides)
     keys = [override.partition("=")[0].strip() for override in overrides]
     return Recipe.from_dict(data, source=path.name, overridden=keys)
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a recipe's tables with overrides such as "train.epochs=3" on top."""
+    changed: dict[str, Any] = _thawed(data)
+    for override in overrides:
+        _apply(changed, override)
+    return changed
 
 
 def _without_empty(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def score(
             data_digest=data_digest(task),
         ),
         pillars=by_pillar(hardened.guarantees, findings + shots, alone=alone),
-        gates=_gates(recipe, measured, findings, hardened),
+        gates=gates(recipe, measured, findings, hardened),
         notices=_notices(recipe, task, attacked),
     )
     own = replace(card.point(), chosen=True, parameters={"cut": hardened.cut})
@@ -128,7 +128,7 @@ def _median_ms(call: Callable[[], object], *, repeats: int = 200) -> float:
     return float(np.median(times) * 1000)
 
 
-def _gates(
+def gates(
     recipe: Recipe, measured: Utility, findings: Sequence[Finding], hardened: Hardened
 ) -> dict[str, Gate]:
     """Stated limits against what was measured; total variation against what is claimed."""

@@ -122,7 +122,7 @@ class SplitClient:
                 f"The encoder takes shape={graph.shape}, its specification says {spec.shape}."
             )
         self.spec = spec
-        self._graph = graph
+        self.graph = graph
         self._odometer = odometer
         self._user = user
         self._source = SecureRandom()
@@ -144,7 +144,7 @@ class SplitClient:
         checked = np.asarray(x, dtype=np.float32)
         if not np.isfinite(checked).all():
             raise InputError("The input holds NaN or infinity. Drop or impute such values.")
-        made = self._graph(checked)
+        made = self.graph(checked)
         if made.ndim != 2 or len(made) != len(checked) or not np.isfinite(made).all():
             raise AuditFailedError(
                 f"The encoder returned shape={made.shape} or non-finite values for "

@@ -23,14 +23,14 @@ class CodeServer:
 
     def __init__(self, request: TensorSpec, answer: TensorSpec, table: NDArray[np.float32]) -> None:
         self.inputs, self.outputs = (request,), (answer,)
-        self._table = table
+        self.table = table
 
     def answer(self, request: Tensors) -> Tensors:
         """Scores (batch, outputs); raises `InputError` for a code outside the alphabet."""
         codes = _only(request, self.inputs[0])[:, 0]
-        if codes.size and int(codes.max()) >= len(self._table):
-            raise InputError(f"Expected codes below {len(self._table)}, got code={codes.max()}.")
-        return {self.outputs[0].name: self._table[codes]}
+        if codes.size and int(codes.max()) >= len(self.table):
+            raise InputError(f"Expected codes below {len(self.table)}, got code={codes.max()}.")
+        return {self.outputs[0].name: self.table[codes]}
 
 
 class FeatureServer:
