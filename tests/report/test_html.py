@@ -161,6 +161,12 @@ def test_synthetic_data_wear_a_badge() -> None:
     assert "SYNTHETIC" not in page(holds()).said
 
 
+def test_a_notice_about_generated_data_is_not_repeated() -> None:
+    card = replace(gate_failed(), notices=("The data are SYNTHETIC.",))
+    assert page(card).said.count("data are SYNTHETIC") == 1
+    assert page(gate_failed()).said.count("data are SYNTHETIC") == 1
+
+
 def test_notices_stand_before_the_numbers() -> None:
     card = replace(holds(), notices=("the attestation is a SIMULATION",))
     said = page(card).said

@@ -113,7 +113,7 @@ def _verdict(card: Scorecard) -> Html:
         class_=f"verdict {_TONE[card.verdict] if settled else ''}".strip(),
     )
     notices = [element("li", element("b", "Note: "), notice) for notice in card.notices]
-    if card.task.synthetic:
+    if words.needs_synthetic_note(card):
         note = "These data are SYNTHETIC. The figures say nothing about real people."
         notices.insert(0, element("li", element("b", "Note: "), note))
     return element(

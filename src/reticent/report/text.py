@@ -36,7 +36,7 @@ def render_text(card: Scorecard) -> RenderableType:
     if len(broken) > _MOST:
         more = f"✕ and {len(broken) - _MOST} more contradictions; the report lists them all"
         parts.append(Text(more, "bold red"))
-    if card.task.synthetic:
+    if words.needs_synthetic_note(card):
         parts.append(Text("SYNTHETIC data: these figures say nothing about real people.", "yellow"))
     parts += [Text(f"Note: {notice}", "yellow") for notice in card.notices]
     parts.append(_table(card))

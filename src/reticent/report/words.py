@@ -317,6 +317,11 @@ def gate_words(name: str, gate: Gate) -> str:
     return f"the gate {name} {outcome} ({figures})"
 
 
+def needs_synthetic_note(card: Scorecard) -> bool:
+    """Whether generated data still have to be named, because no notice does."""
+    return card.task.synthetic and not any("SYNTHETIC" in notice for notice in card.notices)
+
+
 def regime(finding: Finding) -> str | None:
     """'known users' or 'unseen users' where the finding says which; None otherwise."""
     named = finding.details.get("regime")
