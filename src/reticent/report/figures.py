@@ -231,6 +231,8 @@ def _frame(axes: Any, spots: Sequence[tuple[float, float]], baseline: float) -> 
     room, width = (high - low) or 1.0, max(*across, 1.0)
     axes.set_xlim(-0.05 * width, 1.24 * width)
     axes.set_ylim(low - 0.14 * room, high + 0.14 * room)
+    # The room at the right is for names; an excess can't exceed 100 points.
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= min(100, 1.12 * width)])
     axes.grid()
 
 
