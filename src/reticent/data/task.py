@@ -28,7 +28,8 @@ class Task:
     Shapes: `x` (n, ...) float32; `public` (n,) integer classes 0..C-1, 0/1 for anomaly (1 is the
     anomaly), float32 for regression; each private attribute (n,) integer classes; `users` (n,)
     integers or None; `recordings` (n,) integers or None: windows of one recording overlap or
-    follow each other, so a recording never straddles two parts.
+    follow each other, so a recording never straddles two parts. `label` is what the public label
+    is called.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Task:
     unit: Literal["record", "user"] = "record"
     synthetic: bool = False
     source: str = ""
+    label: str = "public label"
     class_names: tuple[str, ...] = ()
     attribute_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

@@ -80,7 +80,9 @@ def attack(
     gallery = None
     if full:
         report("rebuild inputs from what the server sees")
-        rebuilt, gallery = _reconstruct(view, naive, hardened, seed=seed, quick=audit.quick)
+        rebuilt, gallery = _reconstruct(
+            view, naive, hardened, stage.task.class_names, seed=seed, quick=audit.quick
+        )
         findings.append(rebuilt)
         _check_controls(view, names[0], seed)
     return Attacked(
@@ -147,6 +149,7 @@ def measured_point(
         requests=worst.requests,
         client_flops_share=hardened.costs.client_flops_share,
         few_shot=shots_of(few_shot(stage, hardened)),
+        alone=stage.alone(hardened, recipe),
         guaranteed=hardened.guarantees[0].allowed_excess() is not None,
         contradicted=any(found.contradicts for found in attacked.findings),
         chosen=chosen,
@@ -154,19 +157,32 @@ def measured_point(
 
 
 def _reconstruct(
-    view: ServerView, naive: ServerView, hardened: Hardened, *, seed: int, quick: bool
+    view: ServerView,
+    naive: ServerView,
+    hardened: Hardened,
+    names: tuple[str, ...],
+    *,
+    seed: int,
+    quick: bool,
 ) -> tuple[Finding, Gallery | None]:
     ceiling, plain = audit_reconstruction(naive, seeds=(seed,), quick=quick)
     finding, hard = audit_reconstruction(
-        view, undefended=ceiling, seeds=(seed,), guarantees=hardened.guarantees, quick=quick
+        view,
+        undefended=ceiling,
+        seeds=(seed,),
+        guarantees=hardened.guarantees,
+        quick=quick,
+        like=plain,
     )
-    count = min(len(plain.inputs), len(hard.inputs))
-    if not np.array_equal(plain.inputs[:count], hard.inputs[:count]):
+    shared = np.isin(plain.rows, hard.rows)
+    if not shared.any():
         return finding, None
     gallery = Gallery(
-        inputs=hard.inputs[:count],
-        plain=plain.best[:count],
-        protected=hard.best[:count],
+        inputs=hard.inputs,
+        plain=plain.best[shared],
+        protected=hard.best,
+        label_only=hard.floor,
+        captions=tuple(names[label] for label in view.test.predicted[hard.rows]) if names else (),
         plain_note=f"{plain.method}: explains {max(ceiling.value, 0):.0%} beyond the class mean",
         protected_note=f"{hard.method}: explains {max(finding.value, 0):.0%} beyond the class mean",
     )
@@ -205,5 +221,4 @@ def shots_of(findings: Sequence[Finding]) -> dict[int, float]:
 
 
 def _in_regime(finding: Finding, regime: Regime) -> Finding:
-    attack_name = f"{finding.attack}, {regime} users"
-    return replace(finding, attack=attack_name, details={**finding.details, "regime": regime})
+    return replace(finding, details={**finding.details, "regime": regime})

@@ -28,6 +28,7 @@ from reticent.audit.scorecard import (
     TaskSummary,
     Utility,
     by_pillar,
+    is_accuracy,
 )
 from reticent.audit.statistics import bootstrap_ratio
 from reticent.data.answers import METRICS
@@ -58,9 +59,7 @@ def score(
     measured = measure_utility(stage, hardened, recipe.seed)
     findings = [found for part in attacked.values() for found in part.findings]
     card = Scorecard(
-        task=TaskSummary.of(
-            task, public=recipe.task.public or "public label", regimes=tuple(attacked)
-        ),
+        task=TaskSummary.of(task, public=recipe.task.public or task.label, regimes=tuple(attacked)),
         method=Method(name=hardened.method, parameters={"cut": hardened.cut, **hardened.options}),
         utility=measured,
         cost=_cost(stage, hardened, folder),
@@ -132,7 +131,9 @@ def gates(
     recipe: Recipe, measured: Utility, findings: Sequence[Finding], hardened: Hardened
 ) -> dict[str, Gate]:
     """Stated limits against what was measured; total variation against what is claimed."""
-    attributes = [found for found in findings if found.pillar is Pillar.INPUT]
+    attributes = [
+        found for found in findings if found.pillar is Pillar.INPUT and is_accuracy(found.metric)
+    ]
     strength = hardened.guarantees[0].allowed_excess(max(recipe.audit.requests))
     values = {
         "max_excess_leakage": max(found.excess for found in attributes),
