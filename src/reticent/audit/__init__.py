@@ -1,0 +1,1 @@
+"""The audit: attackers' scores against the truth, laid beside what is claimed."""
