@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from reticent.service.limits import Limits
 
+_LINGER_SECONDS = 1.0
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection; the subclass that `bounded_protocol` makes states the limits."""
@@ -84,7 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif is_ours:
             self._refuse(b"408 Request Timeout", "The request did not arrive in time.")
         else:
-            self.transport.close()
+            self._hang_up()
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -95,7 +97,13 @@ class BoundedProtocol(HttpToolsProtocol):
             b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
             b"connection: close\r\n\r\n%b" % (status, len(body), body)
         )
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        # Closing TLS waits for the peer's goodbye, half a minute by default: a client that is
+        # slow on purpose gets a second to read the reply, then none of our time.
         self.transport.close()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
 
 def bounded_protocol(limits: Limits) -> type[BoundedProtocol]:
