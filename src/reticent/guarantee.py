@@ -67,10 +67,11 @@ class InformationBound:
 
     `nats` bounds I(S; Z | label) and `total_variation` bounds how far any attacker's accuracy on
     any attribute S can rise above the best guess from the label. `worst_case` bounds hold for
-    every single input; the others on average over the certified population (upper confidence
-    limit). `sigmas` is set for a Gaussian channel whose features lie within `sigmas` noise
-    standard deviations of their prototype: it makes the bound compose as a Gaussian mechanism
-    instead of by the union bound.
+    every single input. The others hold on average over the certified population, where
+    `total_variation` is an upper confidence limit and `nats` only a mean, without one. `sigmas`
+    is set for a Gaussian channel whose features lie within `sigmas` noise standard deviations of
+    their prototype: it makes the bound compose as a Gaussian mechanism instead of by the union
+    bound. Raises `ConfigError` for bounds that are no bounds: negative, NaN, or above 1.
     """
 
     kind: ClassVar[str] = "information bound"
@@ -80,22 +81,36 @@ class InformationBound:
     worst_case: bool = False
     sigmas: float | None = None
 
+    def __post_init__(self) -> None:
+        if not (
+            self.nats >= 0
+            and 0 <= self.total_variation <= 1
+            and self.scope in ("per query", "total")
+            and (self.sigmas is None or 0 <= self.sigmas < math.inf)
+        ):
+            raise ConfigError(f"Expected nats >= 0 and 0 <= total_variation <= 1, got {self}.")
+
     def nats_after(self, requests: int) -> float:
         """The bound on nats after `requests` requests (chain rule)."""
+        _check_requests(requests)
         return self.nats if self.scope == "total" else requests * self.nats
 
     def total_variation_after(self, requests: int) -> float:
         """The bound on total variation after `requests` requests of one user.
 
-        Worst-case Gaussian: 2 Phi(sqrt(m) r / 2 sigma) - 1, the exact total variation between
-        Gaussians whose means differ by sqrt(m) r. Otherwise the union bound m * tau, and always
-        Pinsker's sqrt(nats / 2).
+        The least of: the union bound m * tau; for worst-case bounds Pinsker's sqrt(nats / 2); for
+        a worst-case Gaussian 2 Phi(sqrt(m) r / 2 sigma) - 1, the exact total variation between
+        Gaussians whose means differ by sqrt(m) r. Averages get no Pinsker: their nats have no
+        confidence limit, so the result would have none either.
         """
+        _check_requests(requests)
         if self.scope == "total":
             return self.total_variation
-        bounds = [1.0, requests * self.total_variation, math.sqrt(self.nats_after(requests) / 2)]
-        if self.worst_case and self.sigmas is not None:
-            bounds.append(math.erf(math.sqrt(requests) * self.sigmas / (2 * math.sqrt(2))))
+        bounds = [1.0, requests * self.total_variation]
+        if self.worst_case:
+            bounds.append(math.sqrt(self.nats_after(requests) / 2))
+            if self.sigmas is not None:
+                bounds.append(math.erf(math.sqrt(requests) * self.sigmas / (2 * math.sqrt(2))))
         return min(bounds)
 
 
@@ -159,7 +174,7 @@ class Guarantee:
         if isinstance(self.strength, InformationBound):
             return self.strength.total_variation_after(requests)
         if isinstance(self.strength, Computational):
-            return 2.0**-self.strength.bits * requests
+            return min(1.0, 2.0**-self.strength.bits * requests)
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -176,22 +191,37 @@ class Guarantee:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Guarantee:
-        """The guarantee that `to_json` wrote. Raises `ConfigError` for an unknown kind or field."""
-        strength = dict(record["strength"])
-        kind = strength.pop("kind")
-        if kind not in _STRENGTHS:
-            raise ConfigError(
-                f"Expected a guarantee kind among {sorted(_STRENGTHS)}, got kind={kind!r}."
+        """The guarantee that `to_json` wrote. Raises `ConfigError` for anything else."""
+        try:
+            return cls(
+                id=record["id"],
+                pillar=Pillar(record["pillar"]),
+                adversary=Adversary(**record["adversary"]),
+                strength=_strength(record["strength"]),
+                mechanism=record["mechanism"],
+                assumptions=tuple(record["assumptions"]),
+                source=record["source"],
             )
-        unknown = set(strength) - {field.name for field in fields(_STRENGTHS[kind])}
-        if unknown:
-            raise ConfigError(f"Unknown fields in guarantee strength {kind!r}: {sorted(unknown)}.")
-        return cls(
-            id=record["id"],
-            pillar=Pillar(record["pillar"]),
-            adversary=Adversary(**record["adversary"]),
-            strength=_STRENGTHS[kind](**strength),
-            mechanism=record["mechanism"],
-            assumptions=tuple(record["assumptions"]),
-            source=record["source"],
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"Expected a guarantee as `to_json` writes it: {error!r}.") from error
+
+
+def _strength(record: Mapping[str, Any]) -> Strength:
+    values = dict(record)
+    kind = values.pop("kind")
+    if kind not in _STRENGTHS:
+        raise ConfigError(
+            f"Expected a guarantee kind among {sorted(_STRENGTHS)}, got kind={kind!r}."
         )
+    unknown = set(values) - {field.name for field in fields(_STRENGTHS[kind])}
+    if unknown:
+        raise ConfigError(f"Unknown fields in guarantee strength {kind!r}: {sorted(unknown)}.")
+    made: Strength = _STRENGTHS[kind](**values)
+    return made
+
+
+def _check_requests(requests: int) -> None:
+    if requests < 1:
+        raise ConfigError(f"Expected requests >= 1, got requests={requests}.")

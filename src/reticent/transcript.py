@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reticent.guarantee import Adversary
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Message:
     """One array that one party sent to another, or wrote down (`receiver` is then its own log)."""
 
@@ -23,9 +23,11 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Payload size in bytes."""
+        """Payload size in bytes; of an array of byte strings, the strings' own."""
         if isinstance(self.payload, str):
             return len(self.payload.encode())
+        if self.payload.dtype == object:
+            return sum(len(item) for item in self.payload.flat)
         return int(self.payload.nbytes)
 
     def describe(self) -> str:

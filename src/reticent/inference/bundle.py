@@ -5,7 +5,9 @@ client/         encoder.onnx, spec.json: all that a client needs
 server/         spec.json and the answer table or head.onnx; never the client's graph
 scorecard.json  report.html  card.md
 
-No file can execute on loading: JSON, ONNX graphs without foreign operators, safetensors.
+No file can execute on loading: JSON, ONNX graphs without foreign operators, safetensors. Digests
+show that a bundle is whole and unchanged since its manifest was written; they don't show who wrote
+the manifest.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from reticent.guarantee import Guarantee
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+_LARGEST_MANIFEST = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,32 +77,22 @@ def write(
     """Make a bundle at `folder`, whole or not at all.
 
     `fill` writes every file but the manifest into the folder it is given, and returns what it
-    learnt on the way for the manifest. Digests are taken last
-    and the folder is moved into place in one step. Raises `ConfigError` when `folder` exists and
-    is no bundle, or exists and `force` is not given.
+    learnt on the way for the manifest. Digests are taken last and the folder is moved into place
+    in one step, after an older bundle has been moved aside. Raises `ConfigError` when `folder`
+    exists and is no bundle, or exists and `force` is not given; `BundleError` when `fill` made
+    what `load` would refuse.
     """
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MANIFEST).exists():
-            raise ConfigError(
-                f"{folder.name!r} exists, is not empty and is no bundle. Choose another --out."
-            )
-        if not force:
-            raise ConfigError(f"The bundle {folder.name!r} exists. Choose another --out.")
+    _check_place(folder, force=force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         work.chmod(0o750)
         learnt = fill(work)
-        digests = {
-            path.relative_to(work).as_posix(): digest(path)
-            for path in sorted(work.rglob("*"))
-            if path.is_file()
-        }
+        digests = {name: digest(work / name) for name in sorted(_files(work) - {MANIFEST})}
         record = {"schema": SCHEMA, **manifest, **learnt, "digests": digests}
+        _check_manifest(record, folder.name)
         (work / MANIFEST).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.rename(folder)
+        _replace(folder, work)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -109,21 +102,17 @@ def write(
 def load(folder: Path) -> Bundle:
     """The bundle at `folder`, every digest checked. Raises `BundleError` for any difference."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+        with (folder / MANIFEST).open(encoding="utf-8") as file:
+            text = file.read(_LARGEST_MANIFEST + 1)
+        if len(text) > _LARGEST_MANIFEST:
+            raise ValueError(f"it has more than {_LARGEST_MANIFEST} characters")
+        manifest = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{folder.name!r} is no bundle: its {MANIFEST} can't be read ({error})."
         ) from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise BundleError(f"Expected a bundle of schema {SCHEMA} in {folder.name!r}.")
-    digests = manifest.get("digests")
-    if not isinstance(digests, dict):
-        raise BundleError(f"The manifest of {folder.name!r} names no digests.")
-    present = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != MANIFEST
-    }
+    _check_manifest(manifest, folder.name)
+    digests, present = manifest["digests"], _files(folder) - {MANIFEST}
     for name in sorted(present | set(digests)):
         if name not in present:
             raise BundleError(f"The bundle lacks {name!r}. Get it again from its provider.")
@@ -132,6 +121,59 @@ def load(folder: Path) -> Bundle:
         if digest(folder / name) != digests[name]:
             raise BundleError(f"{name!r} differs from its digest. Get the bundle again.")
     return Bundle(folder=folder, manifest=manifest)
+
+
+def _check_place(folder: Path, *, force: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()):
+        raise ConfigError(
+            f"{folder.name!r} exists, is not empty and is no bundle. Choose another --out."
+        )
+    if (folder / MANIFEST).exists() and not force:
+        raise ConfigError(f"The bundle {folder.name!r} exists. Choose another --out.")
+
+
+def _replace(folder: Path, work: Path) -> None:
+    """Put `work` at `folder`; what was there is deleted only once the new one stands."""
+    if not folder.exists():
+        work.rename(folder)
+        return
+    aside = work.with_name(f"{work.name}-old")
+    folder.rename(aside)
+    try:
+        work.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
+
+
+def _files(folder: Path) -> set[str]:
+    """Every file below `folder`. Raises `BundleError` for links, which could lead outside it."""
+    found = set()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise BundleError(f"The bundle holds {name!r}, which is no plain file or folder.")
+        if path.is_file():
+            found.add(name)
+    return found
+
+
+def _check_manifest(manifest: Any, where: str) -> None:
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise BundleError(f"Expected a bundle of schema {SCHEMA} in {where!r}.")
+    if not isinstance(manifest.get("digests"), dict):
+        raise BundleError(f"The manifest of {where!r} names no digests.")
+    for key in ("name", "version", "channel"):
+        if not isinstance(manifest.get(key), str):
+            raise BundleError(f"The manifest of {where!r} names no {key}.")
+    try:
+        for entry in manifest["guarantees"]:
+            Guarantee.from_json(entry)
+    except (ConfigError, KeyError, TypeError) as error:
+        raise BundleError(f"The manifest of {where!r} has no readable guarantees.") from error
 
 
 def digest(path: Path) -> str:

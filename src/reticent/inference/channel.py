@@ -50,11 +50,18 @@ class TensorSpec:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TensorSpec:
-        """The spec that `to_json` wrote."""
+        """The spec that `to_json` wrote. Raises `BundleError` for anything else."""
+        try:
+            np.dtype(record["dtype"])
+            sizes = [int(size) for size in record["shape"]]
+            if not isinstance(record["name"], str) or any(size < -1 for size in sizes):
+                raise ValueError(f"name={record['name']!r}, shape={sizes}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"Expected a tensor's name, dtype and shape: {error!r}") from error
         return cls(
             name=record["name"],
             dtype=record["dtype"],
-            shape=tuple(None if size == -1 else int(size) for size in record["shape"]),
+            shape=tuple(None if size == -1 else size for size in sizes),
         )
 
 

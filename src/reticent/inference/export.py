@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -12,19 +13,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from reticent.errors import BundleError, MissingExtraError
+from reticent.errors import BundleError, MissingExtraError, UnsupportedError
 
+# Dropout is here because its training mode is an input: whether it draws can't be read off it.
 _RANDOM_OPS = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"}
+    {
+        "RandomNormal",
+        "RandomUniform",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+    }
 )
 
 
 def export(module: nn.Module, sample: torch.Tensor, path: Path, *, tolerance: float = 1e-3) -> None:
     """Write `module` to `path`, input "x" and output "y", batch size free.
 
-    `sample` is one input, shape (1, ...). The file is checked before it is kept: it holds no
+    `sample` is one input, shape (1, ...). The file is written only after a check: it holds no
     metadata and no random operator, and agrees with `module` within `tolerance` times the largest
-    output. Raises `BundleError` otherwise.
+    output, on the sample and on random inputs, alone and in a batch. Raises `BundleError`
+    otherwise, `UnsupportedError` for a module that torch can't export.
     """
     try:
         import onnx
@@ -51,6 +62,11 @@ def export(module: nn.Module, sample: torch.Tensor, path: Path, *, tolerance: fl
                 output_names=["y"],
                 dynamic_shapes=({0: batch},),
             )
+    except torch.onnx.OnnxExporterError as error:
+        raise UnsupportedError(
+            f"Not yet: torch.onnx can't export this {type(module).__name__}. "
+            "Use layers whose operators ONNX has."
+        ) from error
     finally:
         quiet.setLevel(level)
     if program is None:
@@ -59,17 +75,17 @@ def export(module: nn.Module, sample: torch.Tensor, path: Path, *, tolerance: fl
     strip(graph)
     onnx.checker.check_model(graph)
     data = graph.SerializeToString(deterministic=True)
+    _compare(module, sample, data, tolerance)
     path.write_bytes(data)
-    _compare(module, pair, data, tolerance)
 
 
 def strip(model: object) -> None:
     """Remove, in place, everything that isn't arithmetic: names, doc strings, metadata.
 
-    Raises `BundleError` for graphs with random operators, foreign operator domains or external
-    data: a client could not tell what those do.
+    Raises `BundleError` for graphs with random operators, foreign operator domains, control flow
+    or external data: a client could not tell what those do.
     """
-    from onnx import ModelProto
+    from onnx import AttributeProto, ModelProto
 
     assert isinstance(model, ModelProto)
     foreign = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}
@@ -80,12 +96,20 @@ def strip(model: object) -> None:
     model.opset_import.extend(keep)
     del model.metadata_props[:]
     del model.functions[:]
+    del model.training_info[:]
     model.producer_name, model.producer_version = "reticent", ""
     model.domain, model.doc_string = "", ""
     graph = model.graph
     graph.name, graph.doc_string = "encoder", ""
     del graph.metadata_props[:]
     del graph.value_info[:]
+    del graph.quantization_annotation[:]
+    if len(graph.input) != 1 or len(graph.output) != 1:
+        raise BundleError(
+            f"Expected one input and one output, got {len(graph.input)} and {len(graph.output)}."
+        )
+    if graph.sparse_initializer:
+        raise BundleError("The graph keeps sparse weights: not portable.")
     renamed = {graph.input[0].name: "x", graph.output[0].name: "y"}
     for tensor in graph.initializer:
         if tensor.external_data:
@@ -98,6 +122,12 @@ def strip(model: object) -> None:
             raise BundleError(f"The graph draws randomness ({node.op_type}) inside: refused.")
         node.name, node.doc_string = f"n{index}", ""
         del node.metadata_props[:]
+        for attribute in node.attribute:
+            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                raise BundleError(f"The graph has control flow ({node.op_type}) inside: refused.")
+            attribute.doc_string = ""
+            if attribute.type == AttributeProto.TENSOR:
+                attribute.t.name, attribute.t.doc_string = "", ""
         for names in (node.input, node.output):
             for place, name in enumerate(names):
                 if name:
@@ -107,15 +137,21 @@ def strip(model: object) -> None:
         del value.metadata_props[:]
 
 
-def _compare(module: nn.Module, pair: torch.Tensor, data: bytes, tolerance: float) -> None:
+def _compare(module: nn.Module, sample: torch.Tensor, data: bytes, tolerance: float) -> None:
     import onnxruntime
+
+    generator = torch.Generator().manual_seed(0)
+    spread = float(sample.abs().max().clamp(min=1.0))
+    shape = (2, *sample.shape[1:])
+    rows = torch.cat([sample, sample + spread * torch.randn(shape, generator=generator)])
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    got = session.run(["y"], {"x": pair.numpy()})[0]
-    with torch.no_grad():
-        want = module(pair).numpy()
-    gap = float(np.abs(got - want).max())
-    if not gap <= tolerance * max(1.0, float(np.abs(want).max())):
-        raise BundleError(f"The exported graph differs from the model by {gap:g}.")
+    for batch in (rows, rows[1:2]):
+        got = session.run(["y"], {"x": batch.numpy()})[0]
+        with torch.no_grad():
+            want = module(batch).numpy()
+        gap = float(np.abs(got - want).max()) if got.shape == want.shape else math.inf
+        if not gap <= tolerance * max(1.0, float(np.abs(want).max())):
+            raise BundleError(f"The exported graph differs from the model by {gap:g}.")

@@ -29,19 +29,26 @@ class Graph:
             )
         except Exception as error:
             raise BundleError(f"{path.name!r} is no valid ONNX graph: {error}") from error
-        names = [
-            value.name for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        ends = [
+            (value.name, value.type)
+            for value in (*self._session.get_inputs(), *self._session.get_outputs())
         ]
-        if names != ["x", "y"]:
-            raise BundleError(f"Expected a graph with input x and output y, got names={names}.")
+        if ends != [("x", "tensor(float)"), ("y", "tensor(float)")]:
+            raise BundleError(f"Expected a graph from float32 x to float32 y, got {ends}.")
         self.shape = tuple(self._session.get_inputs()[0].shape[1:])
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Output (batch, ...) for `x` (batch, *shape). Raises `InputError` for another shape."""
+        """Output (batch, ...) for `x` (batch, *shape).
+
+        Raises `InputError` for another shape, `BundleError` when the graph itself fails.
+        """
         if x.dtype != np.float32 or x.shape[1:] != self.shape or len(x) == 0:
             raise InputError(
                 f"Expected float32 records of shape (batch, {', '.join(map(str, self.shape))}), "
                 f"got dtype={x.dtype}, shape={x.shape}."
             )
-        made: NDArray[np.float32] = self._session.run(["y"], {"x": np.ascontiguousarray(x)})[0]
-        return made
+        try:
+            made = self._session.run(["y"], {"x": np.ascontiguousarray(x)})[0]
+        except Exception as error:
+            raise BundleError(f"The graph fails on {len(x)} well-formed records.") from error
+        return np.asarray(made, dtype=np.float32)

@@ -139,6 +139,12 @@ def _cut_graph(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
     for node in nodes:
         if node.op == "get_attr" or nodes.index(node) > at:
             entered[node] = back.node_copy(node, lambda used: entered[used])
-    back.eliminate_dead_code()
-    front.eliminate_dead_code()
-    return fx.GraphModule(model, front), fx.GraphModule(model, back)
+    return _module(model, front), _module(model, back)
+
+
+def _module(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """`graph` over those parts of `model` that it uses."""
+    for node in reversed(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    return fx.GraphModule(model, graph)

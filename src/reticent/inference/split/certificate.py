@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf
+from scipy.special import erf, erfinv
 
 from reticent.inference.split.release import Noisy, nearest
 
@@ -28,7 +28,8 @@ class Certificate:
     `tau` and `nats` are means; `tau_limit` the upper confidence limit of tau (empirical
     Bernstein, so valid at any n), taken over plain accuracy and over balanced accuracy for each
     attribute named at certification; `worst_tau` and `worst_nats` hold for every input (1 and
-    infinity without a radius).
+    infinity without a radius). The limit assumes records that are independent of each other and
+    of the choice of the encoder; `n` windows of a few people are worth less than `n`.
     """
 
     tau: float
@@ -69,6 +70,7 @@ def certify(
         within = [
             bernstein_limit(tau[values == value], failure=failure) for value in np.unique(values)
         ]
+        # Balanced accuracy weighs each value of the attribute alike.
         limits.append(float(np.mean(within)))
     worst = math.inf if release.radius is None else release.radius / release.sigma
     worst_tau = math.erf(worst / (2 * math.sqrt(2)))
@@ -97,8 +99,11 @@ def bernstein_limit(values: NDArray[np.float64], *, failure: float) -> float:
 def radius_for(total_variation: float, *, sigma: float, requests: int = 1) -> float:
     """The radius at which `requests` pooled requests stay within `total_variation`.
 
-    Solves 2 Phi(sqrt(m) r / 2 sigma) - 1 = tau for r.
+    Solves 2 Phi(sqrt(m) r / 2 sigma) - 1 = tau for r. Raises `ValueError` outside 0 < tau < 1.
     """
-    from scipy.special import erfinv
-
+    if not (0 < total_variation < 1 and sigma > 0 and requests >= 1):
+        raise ValueError(
+            "Expected 0 < total_variation < 1, sigma > 0 and requests >= 1, got "
+            f"total_variation={total_variation}, sigma={sigma}, requests={requests}."
+        )
     return float(2 * math.sqrt(2) * sigma * erfinv(total_variation) / math.sqrt(requests))

@@ -70,7 +70,7 @@ class Spec:
                     f"Expected client specification schema 1, got schema={record['schema']!r}. "
                     "Upgrade reticent, or ask the provider for an older bundle."
                 )
-            return cls(
+            spec = cls(
                 model=str(record["model"]),
                 version=str(record["version"]),
                 kind=Kind(record["kind"]),
@@ -83,6 +83,16 @@ class Spec:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"The client specification is malformed: {error!r}") from error
+        spec._check_labels()
+        return spec
+
+    def _check_labels(self) -> None:
+        """More labels than answers would let a provider call any code alphabet "the label"."""
+        outputs = self.answer.shape[-1] or 0
+        if isinstance(self.release, Code) and self.kind is not Kind.REGRESSION:
+            largest = int(self.release.labels.max())
+            if largest >= outputs:
+                raise BundleError(f"A code stands for label={largest}, but answers have {outputs}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +144,7 @@ class SplitClient:
         """The client half in `folder`. Raises `BundleError` when a file is missing or malformed."""
         try:
             record = json.loads((folder / SPEC_FILE).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"No readable {SPEC_FILE} in {folder.name!r}: {error}") from error
         spec = Spec.from_json(record)
         return cls(spec, Graph(folder / GRAPH_FILE), odometer=odometer, user=user)
@@ -145,10 +155,11 @@ class SplitClient:
         if not np.isfinite(checked).all():
             raise InputError("The input holds NaN or infinity. Drop or impute such values.")
         made = self.graph(checked)
-        if made.ndim != 2 or len(made) != len(checked) or not np.isfinite(made).all():
+        if made.shape != (len(checked), self.spec.release.size) or not np.isfinite(made).all():
             raise AuditFailedError(
                 f"The encoder returned shape={made.shape} or non-finite values for "
-                f"{len(checked)} inputs. Nothing was sent."
+                f"{len(checked)} inputs, expected {self.spec.release.size} features each. "
+                "Nothing was sent."
             )
         return made
 
@@ -182,12 +193,21 @@ class SplitClient:
         *,
         min_agreement: float | None = None,
     ) -> ClientAudit:
-        """Check the encoder's promises on the client's own inputs, sending nothing.
+        """Check the encoder's promises on two or more of the client's own inputs, sending nothing.
 
         Raises `AuditFailedError` when a promise is broken: the same input gives two encodings, an
-        encoding depends on its batch, a feature lies outside the radius, or the label accuracy is
-        below `min_agreement` (a lying encoder can hide data in a wrong label).
+        encoding depends on its batch (of codes, more than 2 %: float rounding may move one at a
+        border), a feature lies outside the radius, or the label accuracy is below
+        `min_agreement` (a lying encoder can hide data in a wrong label). An encoder that behaves
+        on these inputs and lies on others passes: only the alphabet and the radius are enforced
+        on every request. Raises `InputError` where `min_agreement` can't be measured.
         """
+        if len(x) < 2:
+            raise InputError(f"Expected two inputs or more to audit with, got n={len(x)}.")
+        if labels is not None and len(labels) != len(x):
+            raise InputError(f"Expected {len(x)} labels, got {len(labels)}.")
+        if min_agreement is not None and (labels is None or self.spec.kind is Kind.REGRESSION):
+            raise InputError("min_agreement needs class labels to compare with: give `labels`.")
         features, again = self.features(x), self.features(x)
         single = np.concatenate([self.features(x[i : i + 1]) for i in range(min(len(x), 64))])
         release = self.spec.release

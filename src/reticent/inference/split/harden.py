@@ -33,6 +33,7 @@ class Method:
     run: Callable[[Problem], Halves]
     source: str
     retrains: bool
+    sends_codes: bool = False
     needs_private: bool = False
     baseline: bool = True
 
@@ -45,6 +46,7 @@ METHODS: Mapping[str, Method] = {
             run=prototype.prototype_code,
             source="center loss (Wen et al. 2016) with a one-code-per-label quantiser",
             retrains=True,
+            sends_codes=True,
             baseline=False,
         ),
         Method(
@@ -52,6 +54,7 @@ METHODS: Mapping[str, Method] = {
             run=prototype.adapter_code,
             source="distilled early exit (Hinton et al. 2015) with a one-code-per-label quantiser",
             retrains=False,
+            sends_codes=True,
             baseline=False,
         ),
         Method(
@@ -146,6 +149,11 @@ def harden(
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=3) or sorted(METHODS)
         raise ConfigError(f"Expected method among {near}, got method={method!r}.")
+    if codes is not None and not (codes >= 2 and METHODS[method].sends_codes):
+        raise ConfigError(
+            f"Expected codes={codes} to be 2 or more and the method to send codes, got "
+            f"method={method!r}. Use adapter_code or prototype_code, or leave codes out."
+        )
     torch.manual_seed(seed)
     problem = Problem(
         model=model.eval(),
@@ -225,7 +233,12 @@ def _at(problem: Problem, method: str) -> Hardened:
 
 def _certificate(halves: Halves, held_out: Records) -> Certificate | None:
     release = halves.release
-    if not isinstance(release, Noisy) or release.prototypes is None or release.scale.size != 1:
+    if (
+        not isinstance(release, Noisy)
+        or release.prototypes is None
+        or release.scale.size != 1
+        or release.shape != "gaussian"
+    ):
         return None
     return certify(halves.features(held_out.x), release, attributes=held_out.private)
 
@@ -267,7 +280,9 @@ def _code_guarantee(code: Code, method: str, source: str) -> Guarantee:
         mechanism=f"{method}, {code.alphabet} codes for {len(np.unique(code.labels))} answers",
         assumptions=(
             "the client enforces the alphabet of its codes",
-            "relative to the answer itself, which the server learns",
+            "relative to the answer itself, which the server learns, as the client's own half "
+            "gives it: that it is the honest one, an audit with labels of one's own has to check",
+            "the adversary sees codes, not when or how often they are sent",
         ),
         source=source,
     )
@@ -288,11 +303,14 @@ def _noise_guarantee(
     assumptions: tuple[str, ...] = (
         "the client draws fresh Gaussian noise from a secure source for every request",
         "relative to the label that the client's own half computes",
+        "the adversary sees features, not when or how often they are sent",
+        "exact up to 2**-33 of total variation per coordinate and request, for float64 noise",
     )
     if not bounded:
         assumptions += (
             f"average over the certified population, {certificate.confidence:.0%} confidence, "
-            f"n = {certificate.n}; nats are a plug-in mean",
+            f"n = {certificate.n} records taken as independent of each other and of the training, "
+            "though they also chose its best epoch; nats are a plug-in mean without a limit",
         )
     return Guarantee(
         id=f"input/server/{method}",

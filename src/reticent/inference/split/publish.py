@@ -17,14 +17,15 @@ from reticent.inference.export import export
 from reticent.inference.graph import Graph
 from reticent.inference.split import client, server
 from reticent.inference.split.harden import Hardened
-from reticent.inference.split.release import Code
+from reticent.inference.split.release import Code, Release
 
 
 def publish(folder: Path, hardened: Hardened, task: Task, *, name: str) -> str:
     """Write `folder`/client and `folder`/server; the version that names this pair.
 
-    The exported encoder is compared with the trained one on real records: a code must be the same
-    for every one of them.
+    The exported encoder is compared with the trained one on up to 256 real records: codes may
+    differ for at most one in 200, which float rounding at a border explains. The version is a
+    digest of encoder, release and answers, so that it changes when either half does.
     """
     halves = hardened.halves
     sample = torch.from_numpy(task.x[:1])
@@ -35,9 +36,8 @@ def publish(folder: Path, hardened: Hardened, task: Task, *, name: str) -> str:
     _same_code(Graph(encoder_path), hardened, task.x[:256])
     release = halves.release
     answer = TensorSpec(name="scores", dtype="float32", shape=(None, halves.answers.outputs))
-    version = hashlib.sha256(
-        encoder_path.read_bytes() + json.dumps(release.to_json(), sort_keys=True).encode()
-    ).hexdigest()[:12]
+    answers_path = _write_answers(folder / "server", hardened)
+    version = _version(encoder_path, answers_path, release)
     spec = client.Spec(
         model=name,
         version=version,
@@ -54,14 +54,26 @@ def publish(folder: Path, hardened: Hardened, task: Task, *, name: str) -> str:
         folder / "server" / server.SPEC_FILE,
         {"request": release.spec.to_json(), "answer": answer.to_json(), "version": version},
     )
-    if isinstance(release, Code):
-        assert halves.table is not None
-        _save_table(folder / "server" / server.TABLE_FILE, halves.table)
-    else:
-        size = release.spec.shape[1]
-        assert size is not None
-        export(halves.head, torch.zeros(1, size), folder / "server" / server.GRAPH_FILE)
     return version
+
+
+def _write_answers(folder: Path, hardened: Hardened) -> Path:
+    """The server's answer table or head; its path."""
+    halves = hardened.halves
+    if isinstance(halves.release, Code):
+        assert halves.table is not None
+        _save_table(folder / server.TABLE_FILE, halves.table)
+        return folder / server.TABLE_FILE
+    export(halves.head, torch.zeros(1, halves.release.size), folder / server.GRAPH_FILE)
+    return folder / server.GRAPH_FILE
+
+
+def _version(encoder: Path, answers: Path, release: Release) -> str:
+    parts = hashlib.sha256()
+    for path in (encoder, answers):
+        parts.update(hashlib.sha256(path.read_bytes()).digest())
+    parts.update(json.dumps(release.to_json(), sort_keys=True).encode())
+    return parts.hexdigest()[:12]
 
 
 def _same_code(graph: Graph, hardened: Hardened, x: NDArray[np.float32]) -> None:

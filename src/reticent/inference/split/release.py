@@ -27,11 +27,25 @@ class Code:
     """Sends the index of the nearest prototype: log2 K bits, at constant size.
 
     `prototypes` (K, d); `labels` (K,) the public label that each code stands for. With one code
-    per label the code *is* the label, so nothing about any attribute crosses beyond the label.
+    per label the code *is* the label, so nothing about any attribute crosses beyond the label:
+    the label that this encoder gives. That it is the honest one, the client's audit has to check.
+    Raises `ValueError` for shapes that don't fit, and for fewer than 2 or more than 65,536 codes.
     """
 
     prototypes: Array
     labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        _check_matrix(self.prototypes)
+        if self.labels.shape != (self.alphabet,) or not 2 <= self.alphabet <= 65536:
+            raise ValueError(f"labels of shape {self.labels.shape} for {self.alphabet} codes")
+        if self.labels.min() < 0:
+            raise ValueError(f"labels must not be negative, got {self.labels.min()}")
+
+    @property
+    def size(self) -> int:
+        """d, the number of features that the encoder gives."""
+        return int(self.prototypes.shape[1])
 
     @property
     def alphabet(self) -> int:
@@ -81,9 +95,10 @@ class Code:
 class Noisy:
     """Sends features plus fresh noise of a fixed absolute scale.
 
-    `scale` is one number or one per coordinate (d,). With `prototypes` (C, d) and `radius` every
-    feature is first pulled to within `radius` of its nearest prototype, which bounds what any
-    single input can reveal beyond that prototype's label, whatever the encoder does.
+    `scale` is one number, shape (1,), or one per coordinate (d,). With `prototypes` (C, d) and
+    `radius` every feature is first pulled to within `radius` of its nearest prototype, which
+    bounds what any single input can reveal beyond that prototype's label, whatever the encoder
+    does. Raises `ValueError` for parts that don't fit, such as a radius without prototypes.
     """
 
     scale: Array
@@ -92,6 +107,26 @@ class Noisy:
     prototypes: Array | None = None
     radius: float | None = None
     offset: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("gaussian", "laplace"):
+            raise ValueError(f"noise must be gaussian or laplace, got shape={self.shape!r}")
+        if self.scale.shape not in ((1,), (self.size,)):
+            raise ValueError(f"scale of shape {self.scale.shape} for {self.size} features")
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError("noise scale must be positive and finite")
+        if self.prototypes is not None:
+            _check_matrix(self.prototypes)
+            if self.prototypes.shape[1] != self.size or len(self.prototypes) == 0:
+                raise ValueError(f"prototypes {self.prototypes.shape} for {self.size} features")
+        if self.radius is not None and not (
+            self.prototypes is not None and 0 <= self.radius < math.inf
+        ):
+            raise ValueError(f"a radius needs prototypes and must be >= 0, got {self.radius}")
+        if self.offset is not None and not (
+            self.offset.shape == (self.size,) and np.isfinite(self.offset).all()
+        ):
+            raise ValueError(f"offset must be finite, one per feature, got {self.offset.shape}")
 
     @property
     def spec(self) -> TensorSpec:
@@ -116,19 +151,23 @@ class Noisy:
         return math.inf
 
     def contract(self, features: Array) -> Array:
-        """Features (n, d) pulled to within `radius` of their nearest prototype."""
+        """Features (n, d) pulled to within `radius` of their nearest prototype.
+
+        Where float32 is too coarse to stay within the radius, the prototype itself is sent.
+        """
         if self.prototypes is None or self.radius is None:
             return features
         centers = self.prototypes[nearest(features, self.prototypes)]
         away = features.astype(np.float64) - centers
         length = np.linalg.norm(away, axis=1, keepdims=True)
-        # The margin covers the rounding of centers and features to float32.
-        shrink = np.minimum(1.0, self.radius * (1 - 1e-3) / np.maximum(length, 1e-12))
-        return np.asarray(centers + away * shrink, dtype=np.float32)
+        shrink = np.minimum(1.0, self.radius * (1 - 1e-3) / np.maximum(length, 1e-300))
+        kept = np.asarray(centers + away * shrink, dtype=np.float32)
+        left = np.linalg.norm(kept.astype(np.float64) - centers, axis=1, keepdims=True)
+        return np.where(left <= self.radius, kept, centers)
 
     def apply(self, features: Array, source: SecureRandom) -> Tensors:
         """The request for features (n, d); noise comes from the secure source, afresh each time."""
-        kept = self.contract(features)
+        kept = self.contract(features).astype(np.float64)
         if self.offset is not None:
             kept = kept + self.offset
         if self.shape == "gaussian":
@@ -156,6 +195,10 @@ class Bare:
     """Sends the features as they are: no claim."""
 
     size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"expected size >= 1, got size={self.size}")
 
     @property
     def spec(self) -> TensorSpec:
@@ -189,47 +232,53 @@ def release_from_json(record: Mapping[str, Any]) -> Release:
     try:
         kind = record["kind"]
         if kind == "code":
-            made = Code(
-                prototypes=_matrix(record["prototypes"]),
-                labels=np.asarray(record["labels"], dtype=np.int64),
+            return Code(
+                prototypes=np.asarray(record["prototypes"], dtype=np.float32),
+                labels=_integers(record["labels"]),
             )
-            if made.labels.shape != (made.alphabet,) or not 1 < made.alphabet <= 65536:
-                raise ValueError(f"labels of shape {made.labels.shape} for {made.alphabet} codes")
-            return made
         if kind == "noisy":
-            scale = np.asarray(record["scale"], dtype=np.float32)
-            if not (np.isfinite(scale).all() and (scale > 0).all()):
-                raise ValueError("noise scale must be positive and finite")
+            radius = record["radius"]
             return Noisy(
-                scale=scale,
+                scale=np.asarray(record["scale"], dtype=np.float32),
                 size=int(record["size"]),
                 shape=record["shape"],
-                prototypes=None if record["prototypes"] is None else _matrix(record["prototypes"]),
-                radius=record["radius"],
-                offset=None
-                if record["offset"] is None
-                else np.asarray(record["offset"], dtype=np.float32),
+                prototypes=_floats(record["prototypes"]),
+                radius=None if radius is None else float(radius),
+                offset=_floats(record["offset"]),
             )
         if kind == "bare":
             return Bare(size=int(record["size"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"The client specification's 'release' is malformed: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BundleError(
+            f"The client specification's 'release' is malformed: {error!r}"
+        ) from error
     raise BundleError(f"Expected a release of kind code, noisy or bare, got kind={kind!r}.")
 
 
 def nearest(features: Array, prototypes: Array) -> NDArray[np.int64]:
     """Index of the nearest row of `prototypes` (K, d) for each row of `features` (n, d).
 
-    Distances are taken in float64 and ties go to the lowest index, so that the code is the same
-    on every machine that computes the same features.
+    Distances are taken in float64, from the mean prototype so that a common offset costs no
+    digits, and ties go to the lowest index: machines that compute the same features give the same
+    code, but for features within float64 rounding of a border.
     """
-    wide, rows = features.astype(np.float64), prototypes.astype(np.float64)
+    middle = prototypes.astype(np.float64).mean(axis=0)
+    wide, rows = features - middle, prototypes - middle
     scores = wide @ rows.T - 0.5 * (rows**2).sum(axis=1)
     return np.asarray(scores.argmax(axis=1), dtype=np.int64)
 
 
-def _matrix(values: Any) -> Array:
-    matrix = np.asarray(values, dtype=np.float32)
+def _check_matrix(matrix: Array) -> None:
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
         raise ValueError(f"prototypes must be a finite matrix, got shape={matrix.shape}")
-    return matrix
+
+
+def _floats(values: Any) -> Array | None:
+    return None if values is None else np.asarray(values, dtype=np.float32)
+
+
+def _integers(values: Any) -> NDArray[np.int64]:
+    made = np.asarray(values)
+    if made.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers, got dtype={made.dtype}")
+    return made.astype(np.int64)

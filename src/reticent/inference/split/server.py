@@ -45,6 +45,9 @@ class FeatureServer:
             raise BundleError(
                 f"The head takes shape={graph.shape}, requests have shape={request.shape[1:]}."
             )
+        trial = graph(np.zeros((1, *graph.shape), dtype=np.float32))
+        if not answer.matches(trial):
+            raise BundleError(f"The head answers {trial.shape}, its specification says {answer}.")
 
     def answer(self, request: Tensors) -> Tensors:
         """Scores (batch, outputs); raises `InputError` for features that are not finite."""
@@ -63,7 +66,7 @@ def load_server(folder: Path) -> CodeServer | FeatureServer:
         record = json.loads((folder / SPEC_FILE).read_text())
         request = TensorSpec.from_json(record["request"])
         answer = TensorSpec.from_json(record["answer"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"No readable {SPEC_FILE} in {folder.name!r}: {error!r}") from error
     if (folder / GRAPH_FILE).exists():
         return FeatureServer(request, answer, Graph(folder / GRAPH_FILE))
@@ -77,6 +80,10 @@ def load_server(folder: Path) -> CodeServer | FeatureServer:
         raise BundleError(f"No readable {TABLE_FILE} in {folder.name!r}: {error}") from error
     if table.ndim != 2 or table.dtype != np.float32 or table.shape[1:] != answer.shape[1:]:
         raise BundleError(f"The answer table has shape={table.shape}, replies {answer.shape}.")
+    if request.dtype not in ("uint8", "uint16") or request.shape != (None, 1):
+        raise BundleError(f"Expected requests of one unsigned code each, got {request}.")
+    if not np.isfinite(table).all():
+        raise BundleError("The answer table holds NaN or infinity.")
     return CodeServer(request, answer, table)
 
 
