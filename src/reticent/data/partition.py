@@ -125,11 +125,12 @@ def _deal(
     return part_of_unit[inverse]
 
 
-def _slots(
-    count: int, shares: tuple[float, ...], rng: np.random.Generator | None
-) -> NDArray[np.int64]:
-    """`count` part indices in proportion to `shares`; with `rng` the rounding is randomised."""
-    offset = 0.5 if rng is None else float(rng.uniform())
+def _slots(count: int, shares: tuple[float, ...], rng: np.random.Generator) -> NDArray[np.int64]:
+    """`count` part indices in order, in proportion to `shares`.
+
+    The rounding is randomised, so that many small units give every part its share on average.
+    """
+    offset = float(rng.uniform())
     edges = np.cumsum(shares)
     edges[-1] = 1.0 + 1e-9
     return np.searchsorted(edges, (np.arange(count) + offset) / count, side="right")
@@ -191,7 +192,7 @@ def _deal_known(
         if task.recordings is None:
             for label in np.unique(_strata(task)[rows]):
                 of_class = rows[_strata(task)[rows] == label]
-                assigned[of_class] = _slots(len(of_class), shares, None)
+                assigned[of_class] = _slots(len(of_class), shares, rng)
         else:
             units = task.recordings[rows]
             if len(np.unique(units)) == len(units):

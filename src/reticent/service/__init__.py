@@ -1,0 +1,1 @@
+"""The service: the Open Inference Protocol V2, server and client."""

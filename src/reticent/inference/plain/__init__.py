@@ -1,1 +1,1 @@
-"""The plain channel: the client sends its input. The baseline, and the attacks' ceiling."""
+"""The plain channel, where the client sends its input: baseline, and the attacks' ceiling."""

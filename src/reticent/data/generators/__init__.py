@@ -1,0 +1,1 @@
+"""Generated sets with known ground truth; every one says SYNTHETIC."""

@@ -1,0 +1,1 @@
+"""Readers of real sets, one file each; rows and digests are checked on loading."""

@@ -1,0 +1,92 @@
+"""Phone and watch: motion of 23 people in five activities (Matey-Sanz et al. 2023, CC BY 4.0)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reticent.data.digest import check_rows, read_verified
+from reticent.data.labels import bands, encode_labels
+from reticent.data.task import Task
+from reticent.errors import ConfigError, MissingExtraError
+
+INERTIAL_SHA256 = "f04678b8f99df2330388c8cd1258c2100243aa43e7401762e8bac22d37df1df8"
+SUBJECTS_SHA256 = "65cd8a4d55a9a23126a9d963a51b5c72c69db17ad644691fa85365a52e23d403"
+ROWS = 521_766
+DEVICES = {"phone": "sp", "watch": "sw"}
+CHANNELS = ("x_acc", "y_acc", "z_acc", "x_gyro", "y_gyro", "z_gyro")
+WINDOW, HOP, PURITY = 100, 50, 0.8
+
+
+def har_phone_watch(
+    folder: Path, *, public: str = "activity", device: str = "phone", hop: int = HOP
+) -> Task:
+    """Windows (n, 6, 100) of one second, acceleration and rotation, at about 100 Hz.
+
+    Public: activity (a window counts when four fifths of it are one activity). Private: person,
+    sex, age band. Users are people, recordings their executions; windows never leave one.
+    """
+    if public != "activity" or device not in DEVICES or hop < 1:
+        raise ConfigError(
+            f"Expected public='activity', device in {tuple(DEVICES)} and hop >= 1, got "
+            f"public={public!r}, device={device!r}, hop={hop}."
+        )
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    stored = read_verified(folder / "inertial.parquet", INERTIAL_SHA256)
+    table = parquet.read_table(pyarrow.BufferReader(stored))
+    check_rows(table.num_rows, ROWS, "inertial.parquet")
+
+    def text(name: str) -> NDArray[np.str_]:
+        return np.asarray(table[name].to_pylist())
+
+    kept = text("device") == DEVICES[device]
+    subject, execution = text("subject")[kept], text("execution")[kept].astype(np.str_)
+    labels, names = encode_labels(text("label")[kept], "label")
+    time = table["t_ms"].to_numpy()[kept]
+    motion = np.stack([table[name].to_numpy()[kept] for name in CHANNELS]).astype(np.float32)
+    key = np.char.add(np.char.add(subject, "/"), execution)
+    recordings, recording_of = np.unique(key, return_inverse=True)
+    windows, activity, owner = [], [], []
+    for index in range(len(recordings)):
+        rows = np.flatnonzero(recording_of == index)
+        rows = rows[np.argsort(time[rows], kind="stable")]
+        for start in range(0, len(rows) - WINDOW + 1, hop):
+            span = rows[start : start + WINDOW]
+            counts = np.bincount(labels[span], minlength=len(names))
+            if counts.max() >= PURITY * WINDOW:
+                windows.append(motion[:, span])
+                activity.append(int(counts.argmax()))
+                owner.append(index)
+    of_recording = np.asarray([name.split("/")[0] for name in recordings])
+    person, people = encode_labels(of_recording, "subject")
+    sex, age = _traits(folder, people)
+    user = person[np.asarray(owner)]
+    return Task(
+        name=f"har_phone_watch ({device})",
+        x=np.stack(windows),
+        public=np.asarray(activity, dtype=np.int64),
+        private={"person": user, "sex": sex[user], "age band": age[user]},
+        users=user,
+        recordings=np.asarray(owner, dtype=np.int64),
+        label="activity",
+        source="Matey-Sanz, Casteleyn and Granell 2023, doi 10.1016/j.dib.2023.109809, CC BY 4.0",
+        class_names=names,
+        attribute_names={"person": people, "sex": ("woman", "man")},
+    )
+
+
+def _traits(folder: Path, people: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sex (1: man) and tercile of age, by person."""
+    stored = read_verified(folder / "subjects_info.csv", SUBJECTS_SHA256)
+    rows = {row["subject_id"]: row for row in csv.DictReader(io.StringIO(stored.decode()))}
+    check_rows(len(rows), len(people), "subjects_info.csv")
+    sex = np.asarray([rows[name]["gender"] == "M" for name in people], dtype=np.int64)
+    return sex, bands([float(rows[name]["age"]) for name in people])
