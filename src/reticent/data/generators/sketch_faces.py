@@ -94,7 +94,7 @@ def _draw(
     canvas = canvas * (1 - lips) + 0.32 * lips
     light = 1 + 0.12 * rng.standard_normal((n, 1, 1)) + 0.12 * rng.standard_normal((n, 1, 1)) * u
     noisy = canvas * light + 0.05 * rng.standard_normal(canvas.shape)
-    return np.clip(noisy, 0, 1)
+    return np.asarray(np.clip(noisy, 0, 1))
 
 
 def _blob(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,4 +103,5 @@ def _blob(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def _step(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(4 * x, -30, 30))))
+    bounded = np.clip(4 * x, -30, 30)
+    return np.asarray(1 / (1 + np.exp(-bounded)))
