@@ -308,7 +308,9 @@ def test_metrics_count_outcomes_and_name_no_one(client: TestClient) -> None:
     assert 'reticent_requests_total{model="table",outcome="refused"} 1.0' in text
     assert 'reticent_requests_total{model="broken",outcome="failed"} 1.0' in text
     assert 'reticent_requests_total{model="-",outcome="refused"} 5.0' in text
+    assert 'reticent_request_seconds_bucket{le="+Inf",model="table"} 3.0' in text
     assert "reticent_ready 1.0" in text
+    assert "_sum" not in text
     assert "guess" not in text
     assert "testclient" not in text
 

@@ -218,6 +218,23 @@ def test_a_slow_model_is_not_a_slow_client(site: Site) -> None:
         assert client.infer("slow", {"x": x})["logits"].shape == (1, 10)
 
 
+def test_half_a_request_behind_a_slow_model_gets_no_word_in_first(site: Site) -> None:
+    """Replies come in order: the 200 that is due before the 408 for what follows it."""
+    body, head_length = encode_request({"x": np.full((1, 64), 1.5 * SECONDS, np.float32)})
+    first = (
+        b"POST /v2/models/slow/infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
+        b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n%b"
+        % (site.key.encode(), head_length, len(body), body)
+    )
+    for half in (site.head(length=50), site.head(length=50)[:40]):
+        with site.connect() as connection:
+            connection.sendall(first + half)
+            said = receive_all(connection)
+        assert said.startswith(b"HTTP/1.1 200 "), half
+        assert b"HTTP/1.1 408 " in said, half
+    site.assert_serving()
+
+
 def test_headers_without_end_are_cut_off(site: Site) -> None:
     with site.connect() as connection:
         with contextlib.suppress(ConnectionError, ssl.SSLError):
