@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reticent.data import embedded
+from reticent.data.columns import as_names
 from reticent.data.files import SUFFIXES, from_file
 from reticent.data.generators.dial import dial
 from reticent.data.generators.formants import formants
@@ -109,6 +110,7 @@ def load(
     one folder each under `root`, else under the folder that RETICENT_DATA names. Raises
     `DataError` for data that can't be used and `ConfigError` for names and options.
     """
+    private = as_names(private)
     if name in ENTRIES:
         return _choose(_make(ENTRIES[name], public, root, seed, options), private, unit)
     if Path(name).suffix.lower() in SUFFIXES:
@@ -137,6 +139,8 @@ def _make(
     if unknown:
         offered = sorted(set(taken) - {"folder", "seed"})
         raise ConfigError(f"Data set {entry.name!r} takes the options {offered}, got {unknown}.")
+    for option, value in given.items():
+        _check_type(entry.name, option, value, taken[option].default)
     if "seed" in taken:
         given["seed"] = seed
     made = (
@@ -146,6 +150,16 @@ def _make(
     )
     default = taken["public"].default if "public" in taken else made.label
     return replace(made, label=public or str(default))
+
+
+def _check_type(name: str, option: str, value: Any, default: Any) -> None:
+    """Refuse a value of another type than the option's default; whole numbers pass for reals."""
+    fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
+    if not fits or isinstance(value, bool):
+        raise ConfigError(
+            f"Expected the option {option!r} of {name!r} as {type(default).__name__}, got "
+            f"{option}={value!r}."
+        )
 
 
 def _folder(name: str, root: Path | None) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -50,15 +52,21 @@ def from_columns(
     Raises `DataError` for missing columns or values, text with more than 100 values, and whatever
     `Task` refuses.
     """
-    user = _default(columns, user, "user")
-    recording = _default(columns, recording, "recording")
-    for wanted in (public, *private, *drop, *(c for c in (user, recording) if c is not None)):
+    private, drop = as_names(private), as_names(drop)
+    given = (public, *private, *(column for column in (user, recording) if column is not None))
+    for wanted in (*given, *drop):
         _expect_column(columns, wanted)
     if public in private:
         raise DataError(f"Column {public!r} can't be both public and private. Choose one.")
-    kept = {label: np.asarray(values) for label, values in columns.items() if label not in drop}
-    if public not in kept or not set(private) <= set(kept):
+    if set(given) & set(drop):
         raise DataError(f"drop={list(drop)} leaves out a label. Drop features only.")
+    stray = sorted(set(bins or {}) - set(private))
+    if stray:
+        raise DataError(f"Expected bins for private columns {list(private)}, got bins={stray}.")
+    kept = {label: _plain(values, label) for label, values in columns.items() if label not in drop}
+    _check_lengths(kept)
+    user = _default(kept, user, "user")
+    recording = _default(kept, recording, "recording")
     kept = dict(_without_missing(kept, missing))
     hidden = {public, user, recording} | (set() if keep_private else set(private))
     features = {label: values for label, values in kept.items() if label not in hidden}
@@ -73,11 +81,12 @@ def from_columns(
         x=np.hstack([one_column(values, label) for label, values in features.items()]),
         public=labels,
         private={label: codes for label, (codes, _) in attributes.items()},
-        users=None if user is None else encode_labels(kept[user], user)[0],
-        recordings=None if recording is None else encode_labels(kept[recording], recording)[0],
+        users=encode_units(None if user is None else kept[user], str(user)),
+        recordings=encode_units(None if recording is None else kept[recording], str(recording)),
         kind=kind,
         unit=unit,
         source=source,
+        label=public,
         class_names=class_names,
         attribute_names={label: names for label, (_, names) in attributes.items()},
     )
@@ -120,6 +129,16 @@ def encode_private(
     return codes, tuple(f"{span.min():g} to {span.max():g}" for span in spans)
 
 
+def encode_units(values: NDArray[Any] | None, field: str) -> NDArray[np.int64] | None:
+    """Users or recordings (n,) as integers, or None where there are none."""
+    return None if values is None else encode_labels(values, field, identifiers=True)[0]
+
+
+def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Names as a tuple: one name alone is a name, not a sequence of letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def one_column(values: NDArray[Any], label: str) -> NDArray[np.float32]:
     """One feature column as (n, 1) numbers or (n, categories) one-hot."""
     if values.dtype.kind in "iufb":
@@ -138,6 +157,39 @@ def one_column(values: NDArray[Any], label: str) -> NDArray[np.float32]:
     return np.eye(len(names), dtype=np.float32)[codes]
 
 
+def _plain(values: Any, label: str) -> NDArray[Any]:
+    """A column (n,); Python numbers among missing values become floats with NaN."""
+    array = np.asarray(values)
+    nested = (
+        array.dtype.kind == "O"
+        and array.ndim == 1
+        and any(isinstance(value, (list, tuple, dict, np.ndarray)) for value in array)
+    )
+    if array.ndim != 1 or nested:
+        raise DataError(
+            f"Expected one value a row in column {label!r}, got lists. Spread them over columns, "
+            "or give arrays instead of a table."
+        )
+    if array.dtype.kind != "O":
+        return array
+    gone = find_missing(array)
+    if gone.all() or not all(_is_number(value) for value in array[~gone]):
+        return array
+    made = np.full(len(array), np.nan)
+    made[~gone] = array[~gone].astype(np.float64)
+    return made
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (numbers.Real, Decimal)) and not isinstance(value, (bool, np.bool_))
+
+
+def _check_lengths(columns: Columns) -> None:
+    lengths = {label: len(values) for label, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"Expected columns of equal length, got lengths={lengths}.")
+
+
 def _without_missing(columns: Columns, missing: Literal["error", "drop"]) -> Columns:
     if missing not in ("error", "drop"):
         raise ConfigError(f"Expected missing 'error' or 'drop', got missing={missing!r}.")
@@ -146,7 +198,7 @@ def _without_missing(columns: Columns, missing: Literal["error", "drop"]) -> Col
             refuse_missing(values, label)
         return columns
     gone = np.logical_or.reduce([find_missing(values) for values in columns.values()])
-    if gone.all():
+    if len(gone) and gone.all():
         raise DataError("Every row has a missing value. Leave out the emptiest columns with drop.")
     return {label: values[~gone] for label, values in columns.items()}
 

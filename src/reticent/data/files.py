@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reticent.data.columns import encode_private, encode_public, from_columns
-from reticent.data.labels import encode_labels
+from reticent.data.columns import (
+    as_names,
+    encode_private,
+    encode_public,
+    encode_units,
+    from_columns,
+)
 from reticent.data.task import Kind, Task
-from reticent.errors import DataError, MissingExtraError
+from reticent.errors import ConfigError, DataError, MissingExtraError
 
 SUFFIXES = (".npz", ".csv", ".parquet")
 # What Arrow calls missing by default, and the question mark of the UCI tables.
 _NULLS = ("", "?", "NA", "N/A", "#N/A", "NaN", "nan", "-nan", "NULL", "null", "None")
+
+# What `from_columns` takes beyond the labels; an array has no columns to name or leave out.
+_ARRAY_OPTIONS = frozenset({"kind", "bins"})
+_TABLE_OPTIONS = _ARRAY_OPTIONS | {"user", "recording", "keep_private", "drop", "missing"}
 
 Unit = Literal["record", "user"]
 
@@ -36,8 +47,10 @@ def from_file(
     An `.npz` holds arrays `x` (n, ...), `public` (n,), one (n,) per private attribute, and
     optionally `user` and `recording`; names in `private` choose among them (none: all). A table
     needs `public`, the name of a column, and takes the options of `from_columns`.
-    Nothing in a file is executed: arrays of Python objects are refused. Raises `DataError`.
+    Nothing in a file is executed: arrays of Python objects are refused. Raises `DataError`, and
+    `ConfigError` for options that this kind of file doesn't take.
     """
+    private = as_names(private)
     path = Path(path)
     if not path.is_file():
         raise DataError(f"Expected a file at path={str(path)!r}, found none. Check the path.")
@@ -46,11 +59,13 @@ def from_file(
         if missing != "error":
             raise DataError("missing='drop' is for tables. Drop the rows before saving an .npz.")
         arrays = _read_npz(path)
+        _check_options(options, _ARRAY_OPTIONS, path.name)
         return _from_npz(arrays, path, public=public, private=private, unit=unit, **options)
     if suffix not in SUFFIXES:
         raise DataError(f"Expected a file ending in {SUFFIXES}, got path={str(path)!r}.")
     if public is None:
         raise DataError(f"Expected public=, the column to predict, for the table {path.name!r}.")
+    _check_options(options, _TABLE_OPTIONS, path.name)
     columns = _read_csv(path) if suffix == ".csv" else _read_parquet(path)
     return from_columns(
         columns,
@@ -87,10 +102,16 @@ def from_arrays(
     """
     headings = _headings(x)
     if headings is not None:
+        if not isinstance(public, str):
+            raise DataError(
+                "Expected public as the name of a column, because 'x' is a table, got "
+                f"{type(public).__name__}."
+            )
+        _check_options(options, _TABLE_OPTIONS - {"user", "recording"}, "x")
         return from_columns(
             {str(heading): _array(x[heading]) for heading in headings},
             public=public,
-            private=tuple(private or ()),
+            private=as_names(private or ()),
             user=users,
             recording=recordings,
             unit=unit,
@@ -104,6 +125,9 @@ def from_arrays(
         raise DataError(f"Options {sorted(options)} are for tables, and 'x' is an array.")
     if private is not None and not isinstance(private, Mapping):
         raise DataError("Expected private={'attribute': values} beside an array 'x'.")
+    stray = sorted(set(bins or {}) - set(private or {}))
+    if stray:
+        raise DataError(f"Expected bins for attributes in {list(private or {})}, got bins={stray}.")
     labels, class_names, kind = encode_public(_array(public), "public", kind)
     attributes = {
         field: encode_private(_array(values), field, (bins or {}).get(field))
@@ -114,16 +138,20 @@ def from_arrays(
         x=_numbers(_array(x)),
         public=labels,
         private={field: codes for field, (codes, _) in attributes.items()},
-        users=None if users is None else encode_labels(_array(users), "users")[0],
-        recordings=(
-            None if recordings is None else encode_labels(_array(recordings), "recordings")[0]
-        ),
+        users=encode_units(None if users is None else _array(users), "users"),
+        recordings=encode_units(None if recordings is None else _array(recordings), "recordings"),
         kind=kind,
         unit=unit,
         source=source,
         class_names=class_names,
         attribute_names={field: names for field, (_, names) in attributes.items()},
     )
+
+
+def _check_options(options: Mapping[str, Any], known: frozenset[str], name: str) -> None:
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(f"{name!r} takes the options {sorted(known)}, got {unknown}.")
 
 
 def _from_npz(
@@ -142,10 +170,10 @@ def _from_npz(
         if wanted not in arrays:
             raise DataError(
                 f"Expected an array {wanted!r} in {path.name!r}, found {sorted(arrays)}. "
-                f"Save it with numpy.savez(path, x=..., public=..., {wanted}=...)."
+                "Save them with numpy.savez(path, x=..., public=..., <attribute>=...)."
             )
     chosen = tuple(private) or tuple(sorted(set(arrays) - special))
-    return from_arrays(
+    made = from_arrays(
         arrays["x"],
         arrays[public],
         {field: arrays[field] for field in chosen},
@@ -157,13 +185,14 @@ def _from_npz(
         name=path.stem,
         source=path.name,
     )
+    return made if public == "public" else replace(made, label=public)
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {field: stored[field] for field in stored.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except (ValueError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(
             f"{path.name!r} isn't an .npz of plain arrays ({error}). Arrays of Python objects are "
             "refused because loading them would execute code: save numbers or text."
@@ -233,7 +262,10 @@ def _array(values: Any) -> NDArray[Any]:
         values = values.detach().cpu()
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"Expected rows of equal length, got ragged ones ({error}).") from error
 
 
 def _numbers(x: NDArray[Any]) -> NDArray[np.float32]:

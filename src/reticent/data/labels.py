@@ -10,25 +10,33 @@ from numpy.typing import ArrayLike, NDArray
 from reticent.errors import DataError
 
 MOST_WHOLE_FLOAT_CLASSES = 20
+# Missing values as text: numpy writes NaN out when it stands among words.
+_MISSING = ("", "nan", "NaN", "NaT", "<NA>")
 
 
-def encode_labels(values: ArrayLike, field: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def encode_labels(
+    values: ArrayLike, field: str, *, identifiers: bool = False
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Classes 0..C-1 (n,) in sorted order of the values, and the values as text.
 
     Integers, booleans and text are classes as they are; floats only when all are whole numbers
-    with at most 20 distinct values. Raises `DataError` for missing values and for measurements.
+    with at most 20 distinct values, or as many as there are if they are `identifiers`, which
+    tables with gaps hold as floats. Raises `DataError` for missing values and for measurements.
     """
     array = np.asarray(values)
     refuse_missing(array, field)
     if array.dtype.kind == "f":
         distinct = np.unique(array)
-        if len(distinct) > MOST_WHOLE_FLOAT_CLASSES or (distinct != np.round(distinct)).any():
+        many = len(distinct) > MOST_WHOLE_FLOAT_CLASSES and not identifiers
+        if many or not np.isfinite(distinct).all() or (distinct != np.round(distinct)).any():
             raise DataError(
                 f"Expected classes in {field!r}, got {len(distinct)} distinct real numbers. "
                 f"Cut them into bands with bins={{{field!r}: 3}}, or encode them yourself."
             )
         array = array.astype(np.int64)
-    elif array.dtype.kind not in "iubUS":
+    elif array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    elif array.dtype.kind not in "iubU":
         array = array.astype(str)
     names, codes = np.unique(array, return_inverse=True)
     return codes.reshape(array.shape).astype(np.int64), tuple(str(name) for name in names)
@@ -47,13 +55,14 @@ def bands(values: ArrayLike, count: int = 3) -> NDArray[np.int64]:
 
 
 def find_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of `values` (n,) are missing: NaN, None, NaT, or empty text."""
+    """Which of `values` (n,) are missing: NaN, None, NaT, or text that is empty or says so."""
     if values.dtype.kind == "f":
         return np.asarray(np.isnan(values))
     if values.dtype.kind in "mM":
         return np.asarray(np.isnat(values))
-    if values.dtype.kind == "U":
-        return np.asarray(np.char.str_len(values) == 0)
+    if values.dtype.kind in "US":
+        text = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+        return np.isin(text, _MISSING)
     if values.dtype.kind == "O":
         return np.array([_is_missing(value) for value in values], dtype=np.bool_)
     return np.zeros(len(values), dtype=np.bool_)
@@ -61,7 +70,7 @@ def find_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _is_missing(value: Any) -> bool:
     # pandas' own missing value answers neither == nor bool(); its text is all it shares.
-    return value is None or str(value) in ("", "nan", "NaN", "NaT", "<NA>")
+    return value is None or str(value) in _MISSING
 
 
 def refuse_missing(values: NDArray[Any], field: str) -> None:

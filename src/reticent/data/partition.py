@@ -48,12 +48,16 @@ def partition(
     """Split `task` for defender, attacker and test.
 
     `regime="unseen"`: no user is in two of {defender, attacker, test}; for attributes such as sex.
-    `regime="known"`: every user is in all of them, split by recording, in time order where there
-    is no recording; for identity itself. Default: "known" when users exist, else rows at random.
-    Raises `DataError` when a part would lack rows, classes, or (unseen) users.
+    `regime="known"`: every user is in all of them, as far as the user's recordings or records go:
+    split by recording, or within each class in time order where there is no recording; for
+    identity itself. Default: "known", which without users means rows at random.
+    Recordings of one class are dealt evenly within their class. Raises `DataError` when a part
+    would lack rows, classes, or (unseen) users.
     """
     regime = regime or "known"
-    if abs(sum(shares) - 1) > 1e-9 or min(shares) <= 0:
+    if regime not in ("known", "unseen"):
+        raise DataError(f"Expected regime 'known' or 'unseen', got regime={regime!r}.")
+    if len(shares) != len(PARTS) or not abs(sum(shares) - 1) <= 1e-9 or min(shares) <= 0:
         raise DataError(f"Expected five positive shares that sum to 1, got shares={shares}.")
     rng = seeded(seed, 1)
     if task.users is None:
@@ -78,6 +82,10 @@ def check_partition(task: Task, made: Partition) -> None:
     for name, rows in parts.items():
         if len(rows) == 0:
             raise DataError(f"Part {name!r} is empty. Give more records, users or recordings.")
+        if rows.min() < 0 or rows.max() >= len(task):
+            raise DataError(f"Part {name!r} names rows outside 0..{len(task) - 1}.")
+        if len(np.unique(rows)) < len(rows):
+            raise DataError(f"Part {name!r} holds a row twice.")
     owner = np.full(len(task), -1)
     for index, (name, rows) in enumerate(parts.items()):
         if (owner[rows] != -1).any():
@@ -93,7 +101,7 @@ def check_partition(task: Task, made: Partition) -> None:
         return
     for name in ("train", "attacker_train", "test"):
         missing = set(range(task.classes)) - set(np.unique(task.public[parts[name]]).tolist())
-        if missing and task.kind is Kind.CLASSIFICATION:
+        if missing:
             raise DataError(
                 f"Part {name!r} has no record of public class {sorted(missing)[0]}. "
                 "Give more records, or another seed."
@@ -116,23 +124,32 @@ def _deal(
     shares: tuple[float, ...],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Assign whole units to parts in proportion to `shares`, evenly within each stratum."""
+    """Assign whole units to parts in proportion to `shares`, over all and within each stratum.
+
+    Units of several strata are a stratum of their own. Each part's places are spread at equal
+    distances over the sequence of all units, stratum after stratum: every part has its share of
+    the units within one, so that few units don't leave a small part empty, and its share of each
+    stratum nearly so.
+    """
     names, first, inverse = np.unique(units, return_index=True, return_inverse=True)
+    of_unit = strata[first]
+    of_unit[inverse[strata != of_unit[inverse]]] = -1
+    order = np.lexsort((rng.permutation(len(names)), of_unit))
+    parts = _slots(len(names), shares, float(rng.uniform()))
+    counts = np.bincount(parts, minlength=len(shares))
+    turn = np.arange(len(names)) - (np.cumsum(counts) - counts)[parts]
+    places = (turn + rng.uniform(size=len(shares))[parts]) / counts[parts]
     part_of_unit = np.empty(len(names), dtype=np.int64)
-    for stratum in np.unique(strata[first]):
-        members = rng.permutation(np.flatnonzero(strata[first] == stratum))
-        part_of_unit[members] = _slots(len(members), shares, rng)
+    part_of_unit[order] = parts[np.argsort(places)]
     return part_of_unit[inverse]
 
 
-def _slots(count: int, shares: tuple[float, ...], rng: np.random.Generator) -> NDArray[np.int64]:
-    """`count` part indices in order, in proportion to `shares`.
+def _slots(count: int, shares: tuple[float, ...], offset: float) -> NDArray[np.int64]:
+    """`count` part indices in order, in proportion to `shares`, each count rounded up or down.
 
-    The rounding is randomised, so that many small units give every part its share on average.
+    `offset`, uniform on [0, 1), randomises the rounding: on average every part has its share.
     """
-    offset = float(rng.uniform())
-    edges = np.cumsum(shares)
-    edges[-1] = 1.0 + 1e-9
+    edges = np.cumsum(shares)[:-1]
     return np.searchsorted(edges, (np.arange(count) + offset) / count, side="right")
 
 
@@ -189,28 +206,25 @@ def _deal_known(
     assigned = np.empty(len(task), dtype=np.int64)
     for user in np.unique(task.users):
         rows = np.flatnonzero(task.users == user)
+        strata = _strata(task)[rows]
         if task.recordings is None:
-            for label in np.unique(_strata(task)[rows]):
-                of_class = rows[_strata(task)[rows] == label]
-                assigned[of_class] = _slots(len(of_class), shares, rng)
+            labels = np.unique(strata)
+            # Evenly spaced offsets: what one class rounds down, another one rounds up.
+            offsets = (rng.uniform() + np.arange(len(labels)) / len(labels)) % 1.0
+            for label, offset in zip(labels, offsets, strict=True):
+                of_class = rows[strata == label]
+                assigned[of_class] = _slots(len(of_class), shares, float(offset))
         else:
-            units = task.recordings[rows]
-            if len(np.unique(units)) == len(units):
-                assigned[rows] = _deal(units, _strata(task)[rows], shares, rng)
-            else:
-                assigned[rows] = _deal(units, np.zeros(len(rows), np.int64), shares, rng)
+            assigned[rows] = _deal(task.recordings[rows], strata, shares, rng)
     return assigned
 
 
 def _refuse_straddling(units: NDArray[Any], side: NDArray[np.int64], noun: str) -> None:
     seen = side >= 0
-    low = np.full(int(units.max()) + 1, np.iinfo(np.int64).max)
-    high = np.full(int(units.max()) + 1, -1)
-    np.minimum.at(low, units[seen], side[seen])
-    np.maximum.at(high, units[seen], side[seen])
-    straddling = np.flatnonzero(high > low)
+    names, first, inverse = np.unique(units[seen], return_index=True, return_inverse=True)
+    straddling = np.flatnonzero(side[seen] != side[seen][first][inverse])
     if len(straddling):
         raise DataError(
-            f"{noun.capitalize()} {int(straddling[0])} is in two parts that must be disjoint by "
-            f"{noun}. Assign each {noun} to one part."
+            f"{noun.capitalize()} {int(names[inverse[straddling[0]]])} is in two parts that must "
+            f"be disjoint by {noun}. Assign each {noun} to one part."
         )

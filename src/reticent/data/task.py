@@ -88,51 +88,103 @@ class Records:
 
 
 def _check(task: Task) -> None:
+    _check_choices(task)
+    _check_records(task)
     n = len(task.x)
-    if n == 0:
-        raise DataError("Expected at least one record in field 'x', got 0.")
-    if task.x.dtype != np.float32:
-        raise DataError(f"Expected field 'x' as float32, got dtype={task.x.dtype}.")
-    if not np.isfinite(task.x).all():
-        row = int(np.flatnonzero(~np.isfinite(task.x.reshape(n, -1)).all(axis=1))[0])
-        raise DataError(
-            f"Field 'x' holds NaN or infinity, first in row={row}. Drop or impute such rows."
-        )
     columns: dict[str, NDArray[Any]] = {"public": task.public, **task.private}
-    columns |= {
-        name: values
-        for name, values in (("users", task.users), ("recordings", task.recordings))
-        if values is not None
-    }
+    units = {"users": task.users, "recordings": task.recordings}
+    columns |= {name: values for name, values in units.items() if values is not None}
     for name, values in columns.items():
+        if not isinstance(values, np.ndarray):
+            raise DataError(f"Expected field {name!r} as an array, got {type(values).__name__}.")
         if values.shape != (n,):
             raise DataError(
                 f"Expected field {name!r} of shape ({n},) to match 'x', got shape={values.shape}."
             )
-    labels = dict(task.private)
     if task.kind is Kind.REGRESSION:
-        if not np.isfinite(np.asarray(task.public, dtype=np.float64)).all():
-            raise DataError("Field 'public' holds NaN or infinity. Drop those rows.")
-        if np.ptp(task.public) == 0:
-            raise DataError("Field 'public' is constant: there is nothing to predict.")
-    else:
-        labels = {"public": task.public, **labels}
-    for name, values in labels.items():
+        _check_quantity(columns.pop("public"))
+    for name, values in columns.items():
         if not np.issubdtype(values.dtype, np.integer):
             raise DataError(
                 f"Expected field {name!r} as integer classes, got dtype={values.dtype}."
             )
-        if values.min() < 0:
-            raise DataError(f"Expected classes 0..C-1 in {name!r}, got {int(values.min())}.")
-        if len(np.unique(values)) < 2:
-            raise DataError(
-                f"Field {name!r} has one class only ({int(values[0])}). Two or more are needed."
-            )
+        if name not in units:
+            _check_classes(name, values)
     if task.kind is not Kind.REGRESSION:
-        missing = sorted(set(range(task.classes)) - set(np.unique(task.public).tolist()))
-        if missing:
-            raise DataError(
-                f"Expected every class 0..{task.classes - 1} in 'public'; none of {missing[:5]}."
-            )
+        _check_public(task)
+    _check_units(task)
+
+
+def _check_choices(task: Task) -> None:
+    if not isinstance(task.kind, Kind):
+        raise DataError(f"Expected kind as one of {list(Kind)}, got kind={task.kind!r}.")
+    if task.unit not in ("record", "user"):
+        raise DataError(f"Expected unit 'record' or 'user', got unit={task.unit!r}.")
+
+
+def _check_records(task: Task) -> None:
+    if not isinstance(task.x, np.ndarray) or task.x.dtype != np.float32:
+        came = getattr(task.x, "dtype", type(task.x).__name__)
+        raise DataError(f"Expected field 'x' as a float32 array, got dtype={came}.")
+    if task.x.ndim == 0 or len(task.x) == 0:
+        raise DataError(f"Expected at least one record in field 'x', got shape={task.x.shape}.")
+    if task.x.ndim < 2 or task.x.size == 0:
+        raise DataError(
+            "Expected field 'x' of shape (records, features...), got "
+            f"shape={task.x.shape}. A single feature has shape ({len(task.x)}, 1)."
+        )
+    finite = np.isfinite(task.x).reshape(len(task.x), -1).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            "Field 'x' holds NaN or infinity, first in "
+            f"row={int(np.argmin(finite))}. Drop or impute such rows."
+        )
+
+
+def _check_quantity(values: NDArray[Any]) -> None:
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"Expected numbers in 'public', got dtype={values.dtype}.")
+    if not np.isfinite(values).all():
+        raise DataError("Field 'public' holds NaN or infinity. Drop those rows.")
+    if values.min() == values.max():
+        raise DataError("Field 'public' is constant: there is nothing to predict.")
+
+
+def _check_classes(name: str, values: NDArray[Any]) -> None:
+    if values.min() < 0:
+        raise DataError(f"Expected classes 0..C-1 in {name!r}, got {int(values.min())}.")
+    if values.min() == values.max():
+        raise DataError(
+            f"Field {name!r} has one class only ({int(values[0])}). Two or more are needed."
+        )
+
+
+def _check_public(task: Task) -> None:
+    present = set(np.unique(task.public).tolist())
+    if task.kind is Kind.ANOMALY and max(present) > 1:
+        raise DataError(
+            f"Expected 0 (normal) and 1 (anomaly) in 'public', got the class {max(present)}."
+        )
+    missing = next((label for label in range(task.classes) if label not in present), None)
+    if missing is not None:
+        raise DataError(
+            f"Expected every class 0..{task.classes - 1} in 'public', got none of class {missing}."
+        )
+    if task.class_names and len(task.class_names) != task.classes:
+        raise DataError(
+            f"Expected {task.classes} class names, one per class, got {task.class_names}."
+        )
+
+
+def _check_units(task: Task) -> None:
     if task.unit == "user" and task.users is None:
         raise DataError("unit='user' needs the field 'users'. Give it, or set unit='record'.")
+    if task.users is None or task.recordings is None:
+        return
+    _, first, recording = np.unique(task.recordings, return_index=True, return_inverse=True)
+    strays = np.flatnonzero(task.users != task.users[first][recording])
+    if len(strays):
+        raise DataError(
+            f"Recording {int(task.recordings[strays[0]])} belongs to two users. Number recordings "
+            "across users, not anew for each one, or leave them out."
+        )

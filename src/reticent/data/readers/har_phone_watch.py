@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reticent.data.digest import check_rows, read_verified
-from reticent.data.labels import bands, encode_labels
+from reticent.data.labels import bands
 from reticent.data.task import Task
 from reticent.errors import ConfigError, MissingExtraError
 
@@ -35,40 +37,23 @@ def har_phone_watch(
             f"Expected public='activity', device in {tuple(DEVICES)} and hop >= 1, got "
             f"public={public!r}, device={device!r}, hop={hop}."
         )
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "data") from error
-    stored = read_verified(folder / "inertial.parquet", INERTIAL_SHA256)
-    table = parquet.read_table(pyarrow.BufferReader(stored))
-    check_rows(table.num_rows, ROWS, "inertial.parquet")
-
-    def text(name: str) -> NDArray[np.str_]:
-        return np.asarray(table[name].to_pylist())
-
-    kept = text("device") == DEVICES[device]
-    subject, execution = text("subject")[kept], text("execution")[kept].astype(np.str_)
-    labels, names = encode_labels(text("label")[kept], "label")
-    time = table["t_ms"].to_numpy()[kept]
-    motion = np.stack([table[name].to_numpy()[kept] for name in CHANNELS]).astype(np.float32)
-    key = np.char.add(np.char.add(subject, "/"), execution)
-    recordings, recording_of = np.unique(key, return_inverse=True)
+    series = _read(folder, DEVICES[device])
+    # A person's executions are numbered from 1; in the order of their text, "10" precedes "2".
+    numbers, which = np.unique(series.execution, return_inverse=True)
+    by_text = np.unique(numbers.astype(np.str_), return_inverse=True)[1]
+    keys, recording = np.unique(series.subject * len(numbers) + by_text[which], return_inverse=True)
     windows, activity, owner = [], [], []
-    for index in range(len(recordings)):
-        rows = np.flatnonzero(recording_of == index)
-        rows = rows[np.argsort(time[rows], kind="stable")]
+    for index in range(len(keys)):
+        rows = np.flatnonzero(recording == index)
         for start in range(0, len(rows) - WINDOW + 1, hop):
             span = rows[start : start + WINDOW]
-            counts = np.bincount(labels[span], minlength=len(names))
+            counts = np.bincount(series.label[span], minlength=len(series.activities))
             if counts.max() >= PURITY * WINDOW:
-                windows.append(motion[:, span])
+                windows.append(series.motion[:, span])
                 activity.append(int(counts.argmax()))
                 owner.append(index)
-    of_recording = np.asarray([name.split("/")[0] for name in recordings])
-    person, people = encode_labels(of_recording, "subject")
-    sex, age = _traits(folder, people)
-    user = person[np.asarray(owner)]
+    sex, age = _traits(folder, series.people)
+    user = (keys // len(numbers))[np.asarray(owner)]
     return Task(
         name=f"har_phone_watch ({device})",
         x=np.stack(windows),
@@ -78,9 +63,55 @@ def har_phone_watch(
         recordings=np.asarray(owner, dtype=np.int64),
         label="activity",
         source="Matey-Sanz, Casteleyn and Granell 2023, doi 10.1016/j.dib.2023.109809, CC BY 4.0",
-        class_names=names,
-        attribute_names={"person": people, "sex": ("woman", "man")},
+        class_names=series.activities,
+        attribute_names={"person": series.people, "sex": ("woman", "man")},
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Series:
+    """One device's samples in the file's order, which is time order within each execution.
+
+    `subject`, `execution`, `label` (samples,); `motion` (6, samples).
+    """
+
+    subject: NDArray[np.int64]
+    execution: NDArray[np.int64]
+    label: NDArray[np.int64]
+    motion: NDArray[np.float32]
+    people: tuple[str, ...]
+    activities: tuple[str, ...]
+
+
+def _read(folder: Path, device: str) -> _Series:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    stored = read_verified(folder / "inertial.parquet", INERTIAL_SHA256)
+    table = parquet.read_table(pyarrow.BufferReader(stored))
+    check_rows(table.num_rows, ROWS, "inertial.parquet")
+    devices, known = _codes(table["device"])
+    kept = devices == known.index(device)
+    subject, people = _codes(table["subject"])
+    label, activities = _codes(table["label"])
+    motion = np.stack([table[channel].to_numpy()[kept] for channel in CHANNELS])
+    return _Series(
+        subject=subject[kept],
+        execution=table["execution"].to_numpy()[kept].astype(np.int64),
+        label=label[kept],
+        motion=motion.astype(np.float32),
+        people=people,
+        activities=activities,
+    )
+
+
+def _codes(column: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """A dictionary column's classes in sorted order of their text, without decoding every row."""
+    encoded = column.unify_dictionaries().combine_chunks()
+    names, order = np.unique(encoded.dictionary.to_pylist(), return_inverse=True)
+    return order[encoded.indices.to_numpy()].astype(np.int64), tuple(map(str, names))
 
 
 def _traits(folder: Path, people: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
