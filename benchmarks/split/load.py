@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ def cpu_per_request(*, requests: int = 10_000, connections: int = 8) -> dict[str
                 if block:  # the first block warms both up
                     spent[name].append(1e6 * cost)
                     latency[name] += taken
-        os.sched_setaffinity(0, set(cores))
+    os.sched_setaffinity(0, set(cores))
     ratios = np.array(spent["ours"]) / np.array(spent["bare"])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return {
@@ -238,6 +238,54 @@ def cpu_per_request(*, requests: int = 10_000, connections: int = 8) -> dict[str
         "bare_p50_ms": round(1e3 * float(np.median(latency["bare"])), 3),
         "requests": BLOCK * len(ratios),
         "connections": connections,
+    }
+
+
+def latency_and_bytes(
+    url: str,
+    deployments: Mapping[str, tuple[str, Any]],
+    x: NDArray[np.float32],
+    *,
+    api_key: str | None = None,
+    verify: Path | bool = True,
+    rounds: int = 200,
+) -> dict[str, dict[str, float]]:
+    """End-to-end cost of each way to ask one server: encode, send, answer, decode.
+
+    `deployments` maps a label to (model name, client half); every round asks each of them once
+    for the same `x`, shape (batch, ...), in turn. Latencies in ms (median and 99th percentile),
+    bytes of request and reply as HTTP bodies.
+    """
+    from reticent.service.client import Client
+    from reticent.service.remote import Remote
+    from reticent.service.wire import Codec, encode_request
+
+    codec = Codec()
+    taken: dict[str, list[float]] = {label: [] for label in deployments}
+    sizes: dict[str, tuple[int, int]] = {}
+    with Client(url, api_key=api_key, verify=verify) as client:
+        remotes = {
+            label: Remote(client, model, half) for label, (model, half) in deployments.items()
+        }
+        for label, (model, half) in deployments.items():
+            request, length = encode_request(half.encode(x))
+            reply = client.infer(model, half.encode(x))
+            asked = codec.decode_request(request, length)
+            answered, _ = codec.encode_reply(reply, asked, model=model, version="1")
+            sizes[label] = (len(request), len(answered))
+        for _ in range(rounds):
+            for label, remote in remotes.items():
+                began = time.perf_counter()
+                remote.ask(x)
+                taken[label].append(1e3 * (time.perf_counter() - began))
+    return {
+        label: {
+            "p50_ms": round(float(np.median(times)), 3),
+            "p99_ms": round(float(np.quantile(times, 0.99)), 3),
+            "request_bytes": sizes[label][0],
+            "reply_bytes": sizes[label][1],
+        }
+        for label, times in taken.items()
     }
 
 

@@ -13,6 +13,10 @@ from reticent.cli.run import show
 from reticent.cli.steps import steps
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reticent.data.task import Task
     from reticent.pipeline.recipe import Recipe
     from reticent.pipeline.run import Result
 
@@ -96,9 +100,17 @@ def _serve_and_query(recipe: Recipe, result: Result) -> dict[str, Any]:
             )
             half.audit(task.x[:32])
             remote = Remote(client, recipe.name, half, client_digest=listing.digest)
-            answers = remote.ask(task.x[:5], transcript=transcript)
+            answers = remote.ask(_one_of_each(task), transcript=transcript)
         log_lines = (folder / "log").read_text().splitlines()
     lines = [message.describe() for message in transcript.view(SERVER)]
     names = task.class_names
     said = [names[int(a)] if names else float(a) for a in answers]
     return {"lines": [*lines, *(f"server log  {line}" for line in log_lines)], "answers": said}
+
+
+def _one_of_each(task: Task) -> NDArray[np.float32]:
+    """The first record of each class: queries whose answers differ."""
+    import numpy as np
+
+    _, first = np.unique(task.public, return_index=True)
+    return task.x[first[:5]]

@@ -44,6 +44,7 @@ def query(
     The API key is read from RETICENT_API_KEY. The encoder is fetched once into --out and pinned:
     another one later is refused until you delete it.
     """
+    from reticent.guarantee import CLIENT
     from reticent.inference.split.client import SplitClient
     from reticent.inference.split.odometer import Odometer
     from reticent.service.client import Client
@@ -72,7 +73,11 @@ def query(
         "model": model,
         "version": half.spec.version,
         "answers": said,
-        "sent_bytes": sum(message.size for message in transcript if message.sender == "client"),
+        "sent_bytes": sum(
+            message.size
+            for message in transcript
+            if message.sender == CLIENT.name and not isinstance(message.payload, str)
+        ),
         "audit": audit.to_json(),
         "odometer": vars(reading),
         "server_saw": [message.describe() for message in transcript],
