@@ -53,8 +53,6 @@ def test_a_leak_is_found_grows_with_pooling_and_contradicts_a_bound_that_denies_
     low, high = found[0].details["excess_ci over records"]
     assert high - low < np.ptp(found[0].excess_ci)
     assert found[0].contradicts == "bound"
-    # Over 32 requests the union bound allows anything.
-    assert found[2].contradicts is None
     assert all(
         found_.contradicts is None
         for found_ in audit_attributes(server, families=FAST, seeds=(0,), guarantees=(_bound(1.0),))

@@ -153,7 +153,7 @@ def network(puzzle: Puzzle, *, seed: int) -> Guess:
     eye = torch.eye(view.classes)
 
     def present(features: Tensor, predicted: Tensor) -> Tensor:
-        return torch.cat([whitening.apply_tensor(features), eye[predicted]], dim=1)
+        return torch.cat([whitening.apply_tensor(features)[1], eye[predicted]], dim=1)
 
     shape = tuple(puzzle.means.shape[1:])
     model, cost = _upsampler(whitening.rotation.shape[1] + view.classes, shape)

@@ -67,11 +67,15 @@ class Whitening:
         """Features (n, ...) as (n, r), decorrelated, loudest principal component first."""
         return np.asarray(np.clip(self.standardise(features) @ self.rotation, -_CLIP, _CLIP))
 
-    def apply_tensor(self, features: Tensor) -> Tensor:
-        """`apply` for tensors, float32 out; in double until then: quiet directions need it."""
+    def apply_tensor(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """`standardise` and `apply` for tensors, float32 out.
+
+        In double until then: quiet directions need it.
+        """
         mean, scale, rotation = map(torch.from_numpy, (self.mean, self.scale, self.rotation))
         standardised = ((features.flatten(1).double() - mean) / scale).clamp(-_CLIP, _CLIP)
-        return (standardised @ rotation).clamp(-_CLIP, _CLIP).float()
+        whitened = (standardised @ rotation).clamp(-_CLIP, _CLIP)
+        return standardised.float(), whitened.float()
 
 
 def _leading(
