@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from reticent.data.task import Kind, Records
 from reticent.errors import DataError
 
 Progress = Callable[[float], None]
+
+# A small set needs as many steps as a large one: its epochs are at least this many batches long.
+LEAST_BATCHES = 32
+_AVERAGING = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,79 @@ def fit(
         raise DataError("Training diverged: no epoch had a finite validation loss. Lower the rate.")
     model.load_state_dict(best_state)
     return Trained(model=model.eval(), validation_loss=best)
+
+
+def descend(
+    network: nn.Module,
+    groups: Sequence[dict[str, Any]],
+    *,
+    loss: Callable[[Tensor], Tensor],
+    count: int,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+    frozen: Sequence[nn.Module] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Minimise `loss(rows)` over batches of `count` rows; leaves averaged weights in `network`.
+
+    AdamW with one warm-up and one cosine fall of the rate (`groups` as the optimiser takes them,
+    each with its "lr"). What is kept is the exponential average of the weights (Polyak and
+    Juditsky 1992), not the best epoch: no record outside `count` has a say, so held-out records
+    stay held out. Modules in `frozen` keep their BatchNorm statistics. Raises `DataError` when
+    the loss stops being finite.
+    """
+    per_epoch = steps_per_epoch(count, batch_size)
+    steps = epochs * per_epoch
+    optimiser = torch.optim.AdamW(list(groups), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=steps,
+        pct_start=0.1,
+        cycle_momentum=False,
+    )
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
+    for module in frozen:
+        module.eval()
+    rows = _endless(count, batch_size, generator)
+    for step in range(steps):
+        optimiser.zero_grad()
+        value = loss(next(rows))
+        value.backward()
+        optimiser.step()
+        schedule.step()
+        _move(average, network.state_dict(), 1 - min(_AVERAGING, (step + 1) / (step + 10)))
+        if (step + 1) % per_epoch == 0:
+            if not bool(torch.isfinite(value)):
+                raise DataError(
+                    f"Training diverged at step={step + 1}: the loss is {float(value.detach())}. "
+                    "Lower the learning rate."
+                )
+            if progress is not None:
+                progress((step + 1) / steps)
+    network.load_state_dict(average)
+    network.eval()
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches `descend` counts as an epoch of `count` rows."""
+    return max(LEAST_BATCHES, -(-count // batch_size))
+
+
+def _endless(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        yield from batches(count, max(size, 2), generator)
+
+
+@torch.no_grad()
+def _move(average: dict[str, Tensor], now: dict[str, Tensor], weight: float) -> None:
+    for name, value in now.items():
+        if value.dtype.is_floating_point:
+            average[name].lerp_(value, weight)
+        else:
+            average[name].copy_(value)
 
 
 def task_loss(outputs: Tensor, target: Tensor, kind: Kind) -> Tensor:

@@ -113,31 +113,48 @@ def differentiable_encoder(halves: Halves) -> nn.Module:
     return copy.deepcopy(halves.encoder).eval()
 
 
+STYLES = ("linear", "mlp", "conv", "separable")
+
+
 def neck(
     shape: tuple[int, ...], size: int, *, style: str, width: int = 32, hidden: int = 32
 ) -> nn.Module:
     """A small network from features of `shape` to `size` numbers: the adapter at the cut.
 
     Styles: "linear"; "mlp" (one hidden layer); "conv" (strided convolutions until at most 8
-    positions a side are left, then one hidden layer; needs spatial features).
+    positions a side are left, then one hidden layer); "separable" (the same with depthwise
+    separable convolutions, Howard et al. 2017, twice as wide at each halving). The last two need
+    spatial features.
     """
-    flat = int(np.prod(shape))
     if style == "linear":
-        return nn.Sequential(nn.Flatten(), nn.Linear(flat, size))
-    if style == "mlp":
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, size)
-        )
-    conv, norm = (nn.Conv1d, nn.BatchNorm1d) if len(shape) == 2 else (nn.Conv2d, nn.BatchNorm2d)
+        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), size))
     layers: list[nn.Module] = []
     channels, sides = shape[0], list(shape[1:])
-    while not layers or max(sides) > 8:
-        layers += [
-            conv(channels, width, 3, stride=2, padding=1, bias=False),
-            norm(width),
-            nn.ReLU(),
-        ]
+    while style in ("conv", "separable") and (not layers or max(sides) > 8):
+        layers += _convolution(channels, width, len(sides), separable=style == "separable")
         channels, sides = width, [(side + 1) // 2 for side in sides]
+        width = 2 * width if style == "separable" else width
     flat = channels * int(np.prod(sides))
     tail = [nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, size)]
     return nn.Sequential(*layers, *tail)
+
+
+def _convolution(channels: int, width: int, axes: int, *, separable: bool) -> list[nn.Module]:
+    conv, norm = (nn.Conv1d, nn.BatchNorm1d) if axes == 1 else (nn.Conv2d, nn.BatchNorm2d)
+    kernel = 5 if axes == 1 else 3
+    if not separable:
+        first = [conv(channels, width, kernel, stride=2, padding=kernel // 2, bias=False)]
+    else:
+        first = [
+            conv(
+                channels,
+                channels,
+                kernel,
+                stride=2,
+                padding=kernel // 2,
+                groups=channels,
+                bias=False,
+            ),
+            conv(channels, width, 1, bias=False),
+        ]
+    return [*first, norm(width), nn.ReLU()]

@@ -309,8 +309,9 @@ def _noise_guarantee(
     if not bounded:
         assumptions += (
             f"average over the certified population, {certificate.confidence:.0%} confidence, "
-            f"n = {certificate.n} records taken as independent of each other and of the training, "
-            "though they also chose its best epoch; nats are a plug-in mean without a limit",
+            f"n = {certificate.n} records taken as independent of each other; hardening trained "
+            "on none of them, but the deployed model's best epoch and an automatic cut are chosen "
+            "on them; nats are a plug-in mean without a limit",
         )
     return Guarantee(
         id=f"input/server/{method}",

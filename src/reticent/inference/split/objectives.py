@@ -79,6 +79,20 @@ class CenterLoss(nn.Module):
         return (away**2).sum(dim=1).mean()
 
     @torch.no_grad()
+    def start(self, features: Tensor, y: Tensor) -> None:
+        """Put centers at the class means and the variance at the within-class one.
+
+        Centers that start at the origin drag all features there before they have parted. Fixed
+        centers stay where they are.
+        """
+        if self.kind != "simplex":
+            count = torch.bincount(y, minlength=len(self.centers))
+            total = torch.zeros_like(self.centers).index_add_(0, y, features)
+            self.centers[count > 0] = (total / count.clamp(min=1)[:, None])[count > 0]
+        away = features - self.centers[y]
+        self.variance.copy_(away.square().mean(dim=0).clamp(min=1e-4))
+
+    @torch.no_grad()
     def _track(self, features: Tensor, y: Tensor) -> None:
         if self.kind == "running":
             counts = torch.bincount(y, minlength=len(self.centers)).clamp(min=1)

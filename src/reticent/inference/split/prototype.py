@@ -8,8 +8,6 @@ fixed absolute scale, trained through, with a radius that makes the bound hold f
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,27 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reticent.data.answers import utility
 from reticent.data.task import Kind
 from reticent.errors import ConfigError
 from reticent.inference.split.certificate import radius_for
-from reticent.inference.split.halves import Contract, Halves, neck
+from reticent.inference.split.halves import STYLES, Halves, neck
 from reticent.inference.split.objectives import simplex
 from reticent.inference.split.problem import Problem
 from reticent.inference.split.release import Code, Noisy
-from reticent.training.plain import batches, forward
+from reticent.models.networks import Rescale
+from reticent.training.plain import descend, forward
 
 # Classes are this many noise standard deviations apart, so that noise alone flips one answer
 # in about 16,000 (Phi(-4) per neighbour).
 SEPARATION = 8.0
 # Logit gap between neighbouring prototypes when a feature sits on one of them.
 _GAP = 20.0
-_NECKS: tuple[tuple[str, int, int], ...] = (
-    ("mlp", 0, 32),
-    ("conv", 16, 32),
-    ("conv", 32, 64),
-    ("conv", 64, 64),
-)
+# Default weight of the center loss, in units of the separation: the same at any noise scale.
+PULL = 1.0
+_HEAD_STEPS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,66 +66,57 @@ class Prototypes:
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores (batch, levels) whose argmax is the nearest prototype."""
-        separation = (self.points[1] - self.points[0]).norm()
-        beta = 2 * _GAP / separation**2
+        beta = 2 * _GAP / self.separation**2
         squared = self.points.square().sum(dim=1)
         scores: Tensor = beta * (features @ self.points.T - 0.5 * squared)
         return scores
+
+    def away(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The center loss: mean squared distance to the target, in squared separations."""
+        squared = (features - self.target(labels)).square().sum(dim=1)
+        loss: Tensor = squared.mean() / self.separation**2
+        return loss
+
+    @property
+    def separation(self) -> float:
+        """Distance between neighbouring prototypes."""
+        return float((self.points[1] - self.points[0]).norm())
+
+    def rescale(self) -> Rescale:
+        """Unit-scale numbers to the prototypes' scale, so that few steps reach them."""
+        return Rescale(float(self.points.std()), float(self.points.mean()))
 
     def fit_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Loss that puts features at the right prototype: cross-entropy, or error in levels."""
         if self.values is None:
             return functional.cross_entropy(self.logits(features), labels)
-        spacing = (self.points[1] - self.points[0]).norm()
-        error: Tensor = ((features - self.target(labels)) / spacing).square().mean()
-        return error
+        return self.away(features, labels)
 
 
 def adapter_code(problem: Problem) -> Halves:
     """Frozen first blocks, a distilled adapter, a code: the default without re-training.
 
-    Adapters of growing size are tried while the client half stays within `max_client_share`; the
-    best on the validation part is kept. Options: `neck` ("linear", "mlp", "conv") to fix one.
+    Options: `neck` ("linear", "mlp", "conv", "separable"), `width`, `hidden` to fix the adapter;
+    by default it is the largest of a short list that keeps the client half within
+    `max_client_share`.
     """
     prototypes = Prototypes.of(problem)
-    candidates = [
-        _fit(problem, prototypes, style, freeze=True, pull=0.0) for style in _styles(problem)
-    ]
-    best = max(candidates, key=lambda fitted: fitted.score)
-    release = _code(problem, best.encoder, prototypes)
-    return Halves(
-        encoder=best.encoder,
-        release=release,
-        head=nn.Identity(),
-        answers=problem.answers,
-        table=_teacher_table(problem, best.encoder, release),
-    )
+    encoder = _fit(problem, prototypes, freeze=True, pull=0.0)
+    return _coded(problem, encoder, prototypes)
 
 
 def prototype_code(problem: Problem) -> Halves:
     """Center loss, then the index of the nearest prototype: the default with re-training.
 
-    Options: `pull` (weight of the center loss), `neck`.
+    Options: those of `adapter_code`, and `pull` (weight of the center loss).
     """
     if not problem.retrain:
         raise ConfigError(
             "prototype_code re-trains the encoder, but retrain=False. Use method='adapter_code'."
         )
     prototypes = Prototypes.of(problem)
-    pull = float(problem.options.get("pull", 0.05))
-    candidates = [
-        _fit(problem, prototypes, style, freeze=False, pull=pull) for style in _styles(problem)
-    ]
-    best = max(candidates, key=lambda fitted: fitted.score)
-    release = _code(problem, best.encoder, prototypes)
-    head = _fit_head(problem, best.encoder, prototypes, noise=None)
-    points = torch.from_numpy(release.prototypes)
-    table = forward(head, points).numpy()
-    if problem.answers.kind is not Kind.REGRESSION:
-        table = _agree(table, release.labels)
-    return Halves(
-        encoder=best.encoder, release=release, head=head, answers=problem.answers, table=table
-    )
+    pull = float(problem.options.get("pull", PULL))
+    return _coded(problem, _fit(problem, prototypes, freeze=False, pull=pull), prototypes)
 
 
 def center_noise(problem: Problem) -> Halves:
@@ -151,12 +137,8 @@ def center_noise(problem: Problem) -> Halves:
             f"requests >= 1, got {bound}, {sigma}, {separation}, {requests}."
         )
     prototypes = Prototypes.of(problem, separation=separation)
-    pull = float(options.get("pull", 0.05))
-    candidates = [
-        _fit(problem, prototypes, style, freeze=not problem.retrain, pull=pull)
-        for style in _styles(problem)
-    ]
-    best = max(candidates, key=lambda fitted: fitted.score)
+    pull = float(options.get("pull", PULL))
+    encoder = _fit(problem, prototypes, freeze=not problem.retrain, pull=pull)
     bounded = options.get("radius", "auto") != "none"
     release = Noisy(
         scale=np.asarray([sigma], dtype=np.float32),
@@ -164,81 +146,105 @@ def center_noise(problem: Problem) -> Halves:
         prototypes=prototypes.points.numpy(),
         radius=radius_for(bound, sigma=sigma, requests=requests) if bounded else None,
     )
-    head = _fit_head(problem, best.encoder, prototypes, noise=release)
-    return Halves(encoder=best.encoder, release=release, head=head, answers=problem.answers)
+    head = _fit_head(problem, encoder, prototypes, sigma=sigma)
+    return Halves(encoder=encoder, release=release, head=head, answers=problem.answers)
+
+
+def _coded(problem: Problem, encoder: nn.Module, prototypes: Prototypes) -> Halves:
+    release = _code(problem, encoder, prototypes)
+    table = _teacher_table(problem, encoder, release)
+    return Halves(
+        encoder=encoder,
+        release=release,
+        head=nn.Identity(),
+        answers=problem.answers,
+        table=table,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fitted:
-    encoder: nn.Module
-    score: float
+class _Neck:
+    """An adapter's architecture: its style, channels per layer, hidden units."""
+
+    style: str
+    width: int = 32
+    hidden: int = 32
 
 
-def _styles(problem: Problem) -> list[tuple[str, int, int]]:
-    """Adapters that fit the client's share: the smallest and the largest two, or the one asked."""
-    shape = problem.feature_shape()
-    asked = problem.options.get("neck")
+# By growing cost. A small hidden layer is never what limits a cut over flat features.
+_SPATIAL = (
+    _Neck(style="conv", width=16, hidden=32),
+    _Neck(style="conv", width=32, hidden=64),
+    _Neck(style="conv", width=64, hidden=64),
+)
+_FLAT = (_Neck(style="linear"), _Neck(style="mlp", hidden=32), _Neck(style="mlp", hidden=64))
+
+
+def _neck(problem: Problem, shape: tuple[int, ...]) -> _Neck:
+    """The adapter asked for, else the largest that fits the client's share, else the smallest."""
+    options = problem.options
+    asked = options.get("neck")
     if asked is not None:
-        if asked not in ("linear", "mlp", "conv"):
-            raise ConfigError(f"Expected neck among linear, mlp, conv, got neck={asked!r}.")
-        return [(str(asked), int(problem.options.get("width", 32)), 64)]
-    if len(shape) == 1:
-        return [("linear", 0, 0), ("mlp", 0, 32)]
-    fitting = [style for style in _NECKS if _share(problem, style) <= problem.max_client_share]
-    return fitting[-2:] or [("linear", 0, 0)]
-
-
-def _share(problem: Problem, style: tuple[str, int, int]) -> float:
+        if asked not in STYLES or (asked in ("conv", "separable") and len(shape) == 1):
+            raise ConfigError(
+                f"Expected neck among {STYLES} (conv and separable need spatial features), got "
+                f"neck={asked!r} for features of shape {shape}."
+            )
+        width, hidden = int(options.get("width", 32)), int(options.get("hidden", 64))
+        return _Neck(style=str(asked), width=width, hidden=hidden)
+    choices = _FLAT if len(shape) == 1 else _SPATIAL
     encoder, _ = problem.halves()
-    return problem.flops_share(_with_neck(problem, encoder, style, 2))
+    already = problem.flops_share(encoder)
+    if already >= problem.max_client_share:
+        # The cut itself is over the limit: the adapter's cost no longer decides.
+        return choices[-1]
+    fitting = [
+        choice
+        for choice in choices
+        if problem.flops_share(nn.Sequential(encoder, _made(choice, shape, 2)))
+        <= problem.max_client_share
+    ]
+    return fitting[-1] if fitting else choices[0]
 
 
-def _with_neck(
-    problem: Problem, encoder: nn.Module, style: tuple[str, int, int], size: int
-) -> nn.Sequential:
-    name, width, hidden = style
-    made = neck(problem.feature_shape(), size, style=name, width=width or 32, hidden=hidden or 32)
-    return nn.Sequential(encoder, made)
+def _made(choice: _Neck, shape: tuple[int, ...], size: int) -> nn.Module:
+    return neck(shape, size, style=choice.style, width=choice.width, hidden=choice.hidden)
 
 
-def _fit(
-    problem: Problem,
-    prototypes: Prototypes,
-    style: tuple[str, int, int],
-    *,
-    freeze: bool,
-    pull: float,
-) -> _Fitted:
-    """Train neck (and encoder unless `freeze`) towards the prototypes, distilling the model."""
+def _fit(problem: Problem, prototypes: Prototypes, *, freeze: bool, pull: float) -> nn.Module:
+    """Train neck (and encoder unless `freeze`) towards the prototypes, distilling the model.
+
+    The model is a patient teacher (Beyer et al. 2022): it answers the very inputs that the
+    student sees, mixtures that never repeat (Zhang et al. 2018), for many steps.
+    """
     torch.manual_seed(problem.seed)
     generator = torch.Generator().manual_seed(problem.seed)
     encoder, _ = problem.halves()
-    network = _with_neck(problem, encoder, style, prototypes.points.shape[1])
     encoder.requires_grad_(not freeze)
+    shape = problem.feature_shape()
+    made = _made(_neck(problem, shape), shape, prototypes.points.shape[1])
+    network = nn.Sequential(encoder, made, prototypes.rescale())
     teacher = problem.teacher()
-    groups = [{"params": network[1].parameters(), "lr": 2 * problem.learning_rate}]
-    if not freeze:
-        groups.append({"params": network[0].parameters(), "lr": problem.learning_rate})
-    optimiser = torch.optim.AdamW(groups, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, problem.epochs)
     x, y = torch.from_numpy(problem.train.x), _labels(problem, problem.train.public)
-    best, best_state = -math.inf, copy.deepcopy(network.state_dict())
-    for epoch in range(problem.epochs):
-        network.train()
-        network[0].train(not freeze)
-        for rows in batches(len(x), problem.batch_size, generator):
-            optimiser.zero_grad()
-            loss = _distil(network, teacher, prototypes, x[rows], y[rows], pull, generator)
-            loss.backward()
-            optimiser.step()
-        schedule.step()
-        score = _score(problem, network, prototypes)
-        if score >= best:
-            best, best_state = score, copy.deepcopy(network.state_dict())
-        if problem.progress is not None:
-            problem.progress((epoch + 1) / problem.epochs)
-    network.load_state_dict(best_state)
-    return _Fitted(encoder=network.eval().requires_grad_(False), score=best)
+
+    def loss(rows: Tensor) -> Tensor:
+        return _distil(network, teacher, prototypes, x[rows], y[rows], pull, generator)
+
+    groups = [{"params": list(made.parameters()), "lr": 2 * problem.learning_rate}]
+    if not freeze:
+        groups.append({"params": list(encoder.parameters()), "lr": problem.learning_rate})
+    descend(
+        network,
+        groups,
+        loss=loss,
+        count=len(x),
+        epochs=problem.epochs,
+        batch_size=problem.batch_size,
+        generator=generator,
+        frozen=[encoder] if freeze else [],
+        progress=problem.progress,
+    )
+    return network.requires_grad_(False)
 
 
 def _distil(
@@ -250,31 +256,20 @@ def _distil(
     pull: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """True labels, the teacher's opinion on mixed inputs (Zhang et al. 2018), and the pull."""
-    features = network(x)
-    loss = prototypes.fit_loss(features, y)
-    if pull > 0:
-        away = (features - prototypes.target(y)).square().sum(dim=1)
-        loss = loss + pull * away.mean()
+    """True labels, the teacher's opinion on mixed inputs, and the pull."""
     share = 0.5 + 0.5 * torch.rand(len(x), generator=generator)
     share = share.reshape(-1, *[1] * (x.ndim - 1))
     mixed = share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)]
     with torch.no_grad():
         opinion = teacher(mixed)
+    features, of_mixed = network(torch.cat([x, mixed])).split(len(x))
+    loss = prototypes.fit_loss(features, y)
+    if pull > 0:
+        loss = loss + pull * prototypes.away(features, y)
     if prototypes.values is not None:
-        return loss + prototypes.fit_loss(network(mixed), opinion[:, 0])
-    said = functional.log_softmax(prototypes.logits(network(mixed)), dim=1)
+        return loss + prototypes.fit_loss(of_mixed, opinion[:, 0])
+    said = functional.log_softmax(prototypes.logits(of_mixed), dim=1)
     return loss + functional.kl_div(said, functional.softmax(opinion, dim=1), reduction="batchmean")
-
-
-def _score(problem: Problem, network: nn.Module, prototypes: Prototypes) -> float:
-    """Utility on the validation part when each input is answered by its nearest prototype."""
-    features = forward(network, torch.from_numpy(problem.validation.x))
-    if prototypes.values is None:
-        outputs = prototypes.logits(features).numpy()
-    else:
-        outputs = prototypes.values[prototypes.logits(features).argmax(dim=1)][:, None].numpy()
-    return utility(problem.answers.kind, outputs, problem.validation.public)
 
 
 def _labels(problem: Problem, public: NDArray[np.generic]) -> Tensor:
@@ -311,12 +306,17 @@ def _code(problem: Problem, encoder: nn.Module, prototypes: Prototypes) -> Code:
 
 def _teacher_table(problem: Problem, encoder: nn.Module, code: Code) -> NDArray[np.float32]:
     """The deployed model's mean answer to the training inputs of each code, shape (K, o)."""
-    if problem.answers.kind is Kind.REGRESSION:
-        assert problem.answers.values is not None
-        return problem.answers.values[code.labels][:, None]
     x = torch.from_numpy(problem.train.x)
     codes = code.nearest(forward(encoder, x).numpy())
-    probabilities = forward(problem.teacher(), x).softmax(dim=1).numpy()
+    outputs = forward(problem.teacher(), x)
+    if problem.answers.kind is Kind.REGRESSION:
+        assert problem.answers.values is not None
+        # One answer's worth of the interval's middle steadies levels that few inputs reach.
+        total = problem.answers.values[code.labels].astype(np.float64)
+        np.add.at(total, codes, outputs[:, 0].numpy())
+        count = 1 + np.bincount(codes, minlength=code.alphabet)
+        return (total / count)[:, None].astype(np.float32)
+    probabilities = outputs.softmax(dim=1).numpy()
     table = np.full((code.alphabet, problem.answers.levels), 1e-3, dtype=np.float64)
     np.add.at(table, codes, probabilities)
     table = np.log(table / table.sum(axis=1, keepdims=True))
@@ -333,64 +333,69 @@ def _agree(table: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.
     return made
 
 
-def _fit_head(
-    problem: Problem, encoder: nn.Module, prototypes: Prototypes, *, noise: Noisy | None
-) -> nn.Module:
-    """The server half: a lift from prototype space to the cut, then the model's own second half.
+class _Posterior(nn.Module):
+    """Probabilities of the prototypes given features with Gaussian noise (Bayes' rule)."""
 
-    Trained on features as they are released: pulled to their prototypes, with noise.
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, points: Tensor, sigma: float) -> None:
+        super().__init__()
+        self.register_buffer("weight", points / sigma**2)
+        self.register_buffer("bias", -0.5 * points.square().sum(dim=1) / sigma**2)
+
+    def forward(self, sent: Tensor) -> Tensor:
+        """Shapes: (batch, d) to (batch, levels)."""
+        return functional.linear(sent, self.weight, self.bias).softmax(dim=1)
+
+
+def _fit_head(
+    problem: Problem, encoder: nn.Module, prototypes: Prototypes, *, sigma: float
+) -> nn.Module:
+    """The server half: which prototype was it, the features it stands for, the model's own rest.
+
+    What arrives is a prototype and noise, so the best reading is the posterior over prototypes.
+    It is lifted to a mean of features at the cut, which start as each prototype's mean in the
+    deployed model and are then fitted, few numbers on few points, until the untouched second half
+    of the model gives each prototype its answer.
     """
     torch.manual_seed(problem.seed + 1)
     generator = torch.Generator().manual_seed(problem.seed + 1)
-    shape = problem.feature_shape()
-    lift = nn.Sequential(
-        nn.Linear(prototypes.points.shape[1], int(np.prod(shape))), nn.Unflatten(1, shape)
-    )
-    head = nn.Sequential(lift, problem.halves()[1])
-    pull = _released(prototypes, noise)
-    sigma = 0.0 if noise is None else noise.sigma
-    features = pull(forward(encoder, torch.from_numpy(problem.train.x)))
-    y = _labels(problem, problem.train.public)
-    scale = 1.0 if prototypes.values is None else float(y.var().clamp(min=1e-9))
-    optimiser = torch.optim.AdamW(head.parameters(), lr=problem.learning_rate)
-    epochs = max(3, problem.epochs // 2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    for _ in range(epochs):
-        head.train()
-        _freeze_norms(head)
-        for rows in batches(len(y), problem.batch_size, generator):
-            optimiser.zero_grad()
-            clean = features[rows]
-            sent = clean + sigma * torch.randn(clean.shape, generator=generator)
-            _head_loss(head, sent, y[rows], prototypes, scale).backward()
-            optimiser.step()
-        schedule.step()
+    points = prototypes.points
+    levels, shape = len(points), problem.feature_shape()
+    first, rest = problem.halves()
+    code = Code(prototypes=points.numpy(), labels=np.arange(levels))
+    x = torch.from_numpy(problem.train.x)
+    codes = torch.from_numpy(code.nearest(forward(encoder, x).numpy()))
+    lift = nn.Linear(levels, int(np.prod(shape)), bias=False)
+    means = _means(forward(first, x).flatten(1), codes, levels)
+    lift.weight.data.copy_(means.T)
+    wanted = torch.from_numpy(_teacher_table(problem, encoder, code))
+    rest = rest.eval().requires_grad_(False)
+    head = nn.Sequential(_Posterior(points, sigma), lift, nn.Unflatten(1, shape), rest)
+    optimiser = torch.optim.Adam(lift.parameters(), lr=0.02 * float(means.std()) + 1e-4)
+    for _ in range(_HEAD_STEPS):
+        optimiser.zero_grad()
+        noise = sigma * torch.randn(points.shape, generator=generator)
+        loss = _head_loss(head(torch.cat([points, points + noise])), wanted.repeat(2, 1))
+        loss.backward()
+        optimiser.step()
     return head.eval().requires_grad_(False)
 
 
-def _released(prototypes: Prototypes, noise: Noisy | None) -> nn.Module:
-    """What the server will see of clean features before noise."""
-    if noise is not None and noise.radius is None:
-        return nn.Identity()
-    return Contract(prototypes.points, 0.0 if noise is None else float(noise.radius or 0.0))
+def _means(features: Tensor, codes: Tensor, levels: int) -> Tensor:
+    """Mean features of each code, (levels, d); the overall mean where no record has the code."""
+    total = torch.zeros(levels, features.shape[1]).index_add_(0, codes, features)
+    count = torch.bincount(codes, minlength=levels)[:, None]
+    return torch.where(count > 0, total / count.clamp(min=1), features.mean(dim=0))
 
 
-def _head_loss(
-    head: nn.Module, sent: Tensor, y: Tensor, prototypes: Prototypes, scale: float
-) -> Tensor:
-    points = prototypes.points
-    if prototypes.values is not None:
-        error = (head(sent)[:, 0] - y).square().mean()
-        on_points = (head(points)[:, 0] - prototypes.values).square().mean()
-        both: Tensor = (error + on_points) / scale
-        return both
-    own = functional.cross_entropy(head(points), torch.arange(len(points)))
-    loss: Tensor = functional.cross_entropy(head(sent), y) + own
-    return loss
-
-
-def _freeze_norms(module: nn.Module) -> None:
-    """Keep BatchNorm at its running statistics: a handful of prototypes has no population."""
-    for child in module.modules():
-        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            child.eval()
+def _head_loss(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """How far the answers at the prototypes are from the wanted ones, at unit scale."""
+    if wanted.shape[1] == 1:
+        return functional.mse_loss(outputs, wanted) / wanted.var().clamp(min=1e-9)
+    truth = wanted.argmax(dim=1)
+    sharp = functional.cross_entropy(outputs, truth)
+    return sharp + functional.kl_div(
+        outputs.log_softmax(dim=1), wanted.softmax(dim=1), reduction="batchmean"
+    )
