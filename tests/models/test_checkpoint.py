@@ -60,7 +60,8 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, damage: str) -> No
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\xff" * 99}[damage])
+        damaged = {"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\xff" * 99}
+        path.write_bytes(damaged[damage])
     with pytest.raises(BundleError):
         load(tmp_path)
 

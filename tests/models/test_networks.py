@@ -79,9 +79,7 @@ def test_a_factory_is_called_with_shape_outputs_and_options(
         "number = 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    model = build(
-        "factory_of_test_networks:make", shape=(4,), outputs=2, options={"width": 9}
-    )
+    model = build("factory_of_test_networks:make", shape=(4,), outputs=2, options={"width": 9})
     assert model(torch.randn(3, 4)).shape == (3, 2)
     for wrong in ("factory_of_test_networks:number", "factory_of_test_networks:gone", "nowhere:x"):
         with pytest.raises(ConfigError, match="factory"):

@@ -14,19 +14,7 @@ import torch
 from torch import nn
 
 from reticent.errors import BundleError, MissingExtraError, UnsupportedError
-
-# Dropout is here because its training mode is an input: whether it draws can't be read off it.
-_RANDOM_OPS = frozenset(
-    {
-        "RandomNormal",
-        "RandomUniform",
-        "RandomNormalLike",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Dropout",
-    }
-)
+from reticent.inference.operators import DOMAINS, check_operators
 
 
 def export(module: nn.Module, sample: torch.Tensor, path: Path, *, tolerance: float = 1e-3) -> None:
@@ -82,21 +70,18 @@ def export(module: nn.Module, sample: torch.Tensor, path: Path, *, tolerance: fl
 def strip(model: object) -> None:
     """Remove, in place, everything that isn't arithmetic: names, doc strings, metadata.
 
-    Raises `BundleError` for graphs with random operators, foreign operator domains, control flow
-    or external data: a client could not tell what those do.
+    Raises `BundleError` for graphs that a client would refuse (see `operators`).
     """
     from onnx import AttributeProto, ModelProto
 
     assert isinstance(model, ModelProto)
-    foreign = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}
-    if foreign and any(node.domain in foreign for node in model.graph.node):
-        raise BundleError(f"The graph needs operators of {sorted(foreign)}: not portable.")
-    keep = [entry for entry in model.opset_import if entry.domain not in foreign]
+    # The exporter writes torch's own function library along, used or not.
+    del model.functions[:]
+    check_operators(model.SerializeToString())
+    keep = [entry for entry in model.opset_import if entry.domain in DOMAINS]
     del model.opset_import[:]
     model.opset_import.extend(keep)
     del model.metadata_props[:]
-    del model.functions[:]
-    del model.training_info[:]
     model.producer_name, model.producer_version = "reticent", ""
     model.domain, model.doc_string = "", ""
     graph = model.graph
@@ -108,23 +93,15 @@ def strip(model: object) -> None:
         raise BundleError(
             f"Expected one input and one output, got {len(graph.input)} and {len(graph.output)}."
         )
-    if graph.sparse_initializer:
-        raise BundleError("The graph keeps sparse weights: not portable.")
     renamed = {graph.input[0].name: "x", graph.output[0].name: "y"}
     for tensor in graph.initializer:
-        if tensor.external_data:
-            raise BundleError("The graph keeps weights in another file: not self-contained.")
         renamed.setdefault(tensor.name, f"w{len(renamed)}")
         tensor.name, tensor.doc_string = renamed[tensor.name], ""
         del tensor.metadata_props[:]
     for index, node in enumerate(graph.node):
-        if node.op_type in _RANDOM_OPS:
-            raise BundleError(f"The graph draws randomness ({node.op_type}) inside: refused.")
         node.name, node.doc_string = f"n{index}", ""
         del node.metadata_props[:]
         for attribute in node.attribute:
-            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-                raise BundleError(f"The graph has control flow ({node.op_type}) inside: refused.")
             attribute.doc_string = ""
             if attribute.type == AttributeProto.TENSOR:
                 attribute.t.name, attribute.t.doc_string = "", ""

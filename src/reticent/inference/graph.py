@@ -9,23 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reticent.errors import BundleError, InputError, MissingExtraError
+from reticent.inference.operators import check_operators
 
 
 class Graph:
-    """Runs a graph that `export` wrote. Raises `BundleError` for any other kind of file."""
+    """Runs a graph that is a pure function of its batch (see `operators`).
+
+    Raises `BundleError` for any other kind of file.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingExtraError("onnxruntime", "client") from error
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path.name!r} can't be read: {error}") from error
+        check_operators(content)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+                content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise BundleError(f"{path.name!r} is no valid ONNX graph: {error}") from error
