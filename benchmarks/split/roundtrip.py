@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 SHAPE, CLASSES = (6, 100), 5
+CERTIFICATE = "certificate.pem"
 
 
 def make(folder: Path) -> None:
@@ -58,16 +58,14 @@ def serve(folder: Path) -> None:
         **served([load(folder / "split")]),
         "plain": ServedModel(name="plain", half=whole, channel="plain"),
     }
-    tls = TlsFiles(
-        certificate=folder / "certificate.pem", key=folder / "key.pem", self_signed=True
-    )
+    tls = TlsFiles(certificate=folder / CERTIFICATE, key=folder / "key.pem", self_signed=True)
     binding = Binding(port=0, tls=tls, allow_anonymous=True)
     run(models, binding, limits=Limits(rate=1e6, burst=10**6))
 
 
 def split_against_plain(*, requests: int) -> Iterator[tuple[str, str, float, float, int]]:
-    """(metric, unit, split, plain, n): median latency, server CPU and bytes of one query."""
-    from load import cpu_seconds
+    """(metric, unit, split, plain, n): latency, server CPU and bytes of one query over TLS."""
+    from load import cpu_seconds, latency_and_bytes
 
     from reticent.data.task import Kind
     from reticent.inference.channel import TensorSpec
@@ -77,47 +75,39 @@ def split_against_plain(*, requests: int) -> Iterator[tuple[str, str, float, flo
     from reticent.service.client import Client
     from reticent.service.remote import Remote
     from reticent.service.serve import running_command
-    from reticent.transcript import Transcript
 
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         make(folder)
-        tls = make_self_signed(folder)
-        tls.certificate.rename(folder / "certificate.pem")
-        tls.key.rename(folder / "key.pem")
+        make_self_signed(folder)
         command = [sys.executable, __file__, "--serve", str(folder)]
-        with (
-            running_command(command, stderr=folder / "log") as (server, _),
-            Client(server.url, verify=folder / "certificate.pem") as client,
-        ):
-            answer = TensorSpec(name="scores", dtype="float32", shape=(None, CLASSES))
-            halves = {
-                "split": SplitClient.load(folder / "split" / "client"),
-                "plain": PlainClient(answer, Kind.CLASSIFICATION),
-            }
-            x = np.random.default_rng(1).normal(size=(1, *SHAPE)).astype(np.float32)
-            times: dict[str, list[float]] = {"split": [], "plain": []}
-            cpu = dict.fromkeys(times, 0.0)
-            sizes: dict[str, tuple[int, int]] = {}
-            for name, half in halves.items():
-                transcript = Transcript()
-                Remote(client, name, half).ask(x, transcript=transcript)
-                sent = sum(m.size for m in transcript if m.sender == "client")
-                back = sum(m.size for m in transcript if m.sender == "server")
-                sizes[name] = (sent, back)
-            for index in range(requests):
-                for name in ("split", "plain") if index % 2 else ("plain", "split"):
-                    remote = Remote(client, name, halves[name])
-                    before, start = cpu_seconds(server.pid), time.perf_counter()
+        answer = TensorSpec(name="scores", dtype="float32", shape=(None, CLASSES))
+        halves = {
+            "split": SplitClient.load(folder / "split" / "client"),
+            "plain": PlainClient(answer, Kind.CLASSIFICATION),
+        }
+        deployments = {name: (name, half) for name, half in halves.items()}
+        x = np.random.default_rng(1).normal(size=(1, *SHAPE)).astype(np.float32)
+        authority = folder / CERTIFICATE
+        with running_command(command, stderr=folder / "log") as (server, _):
+            found = latency_and_bytes(server.url, deployments, x, verify=authority, rounds=requests)
+            spent = {}
+            with Client(server.url, verify=authority) as client:
+                for name, half in halves.items():
+                    remote = Remote(client, name, half)
                     remote.ask(x)
-                    times[name].append(time.perf_counter() - start)
-                    cpu[name] += cpu_seconds(server.pid) - before
-    median = {name: 1e3 * float(np.median(values)) for name, values in times.items()}
-    yield "median latency", "ms", median["split"], median["plain"], requests
-    spent = {name: 1e6 * value / requests for name, value in cpu.items()}
+                    before = cpu_seconds(server.pid)
+                    for _ in range(requests):
+                        remote.ask(x)
+                    spent[name] = 1e6 * (cpu_seconds(server.pid) - before) / requests
+    for metric, unit in (
+        ("p50_ms", "ms"),
+        ("p99_ms", "ms"),
+        ("request_bytes", "bytes"),
+        ("reply_bytes", "bytes"),
+    ):
+        yield metric, unit, found["split"][metric], found["plain"][metric], requests
     yield "server CPU", "us", spent["split"], spent["plain"], requests
-    yield "request payload", "bytes", sizes["split"][0], sizes["plain"][0], 1
-    yield "reply payload", "bytes", sizes["split"][1], sizes["plain"][1], 1
 
 
 if __name__ == "__main__":

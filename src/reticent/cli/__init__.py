@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from reticent.cli import audit, compare, demo, doctor, frame, plan, query, report, run, serve
+from reticent.cli import (
+    audit,
+    compare,
+    demo,
+    doctor,
+    frame,
+    harden,
+    plan,
+    query,
+    report,
+    run,
+    serve,
+    train,
+)
 
 # In the order of the help. A verb imports what is heavy inside its function, so that the help
 # and the doctor answer at once.
@@ -17,6 +30,8 @@ VERBS = (
     demo.demo,
     plan.plan,
     run.run,
+    train.train,
+    harden.harden,
     audit.audit,
     compare.compare,
     serve.serve,

@@ -38,8 +38,11 @@ def run(
     show(session, result)
 
 
-def show(session: Session, result: Result, **more: Any) -> None:
-    """The result of a run: the scorecard, and where everything lies."""
+def show(session: Session, result: Result, *, judge: bool = True, **more: Any) -> None:
+    """The result of a run: the scorecard, and where everything lies.
+
+    With `judge` the verdict is the exit code.
+    """
     from reticent.report import render_text
 
     card, folder = result.scorecard, result.bundle.folder
@@ -51,7 +54,7 @@ def show(session: Session, result: Result, **more: Any) -> None:
         **more,
     }
     session.note(f"bundle  {folder}\nreport  {folder / 'report.html'}")
-    session.result(record, lambda: render_text(card), exit_code=exit_code(card))
+    session.result(record, lambda: render_text(card), exit_code=exit_code(card) if judge else 0)
 
 
 def exit_code(card: Scorecard) -> int:

@@ -38,10 +38,12 @@ class Attacked:
 def attack_stage(
     recipe: Recipe, task: Task, regime: Regime, names: Sequence[str], *, report: Report
 ) -> Attacked:
-    """Prepare one regime, harden its model, and attack `names` and the input."""
+    """Prepare one regime, harden its model, attack `names` and the input (no names: neither)."""
     stage = prepare(recipe, task, regime, report=report)
     report(f"harden ({recipe.inference.method}, {regime} users)")
     hardened = stage.harden(recipe)
+    if not names:
+        return Attacked(stage=stage, hardened=hardened, findings=())
     return attack(
         stage, hardened, names, audit=recipe.audit, seed=recipe.seed, report=report, full=True
     )

@@ -148,9 +148,14 @@ class ScenarioTable(_Table):
 
 
 class ModelTable(_Table):
-    """[model]: a reference network's name, or "package.module:factory", which is code that runs."""
+    """[model]: a reference network's name, or "package.module:factory", which is code that runs.
+
+    `checkpoint` is a folder that `reticent train` wrote: the deployed model is then loaded, not
+    trained. It must have been trained on this recipe's data and seed, whose partition it keeps.
+    """
 
     name: Annotated[Text, AfterValidator(_model_name)] = "auto"
+    checkpoint: Text | None = None
     options: Options = Field(default_factory=dict)
 
 

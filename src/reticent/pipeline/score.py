@@ -130,13 +130,16 @@ def _median_ms(call: Callable[[], object], *, repeats: int = 200) -> float:
 def gates(
     recipe: Recipe, measured: Utility, findings: Sequence[Finding], hardened: Hardened
 ) -> dict[str, Gate]:
-    """Stated limits against what was measured; total variation against what is claimed."""
+    """Stated limits against what was measured; total variation against what is claimed.
+
+    A limit on leakage that nothing measured has not passed: it is judged as total leakage.
+    """
     attributes = [
         found for found in findings if found.pillar is Pillar.INPUT and is_accuracy(found.metric)
     ]
     strength = hardened.guarantees[0].allowed_excess(max(recipe.audit.requests))
     values = {
-        "max_excess_leakage": max(found.excess for found in attributes),
+        "max_excess_leakage": max((found.excess for found in attributes), default=1.0),
         "max_utility_loss": measured.loss,
         "max_client_flops_share": hardened.costs.client_flops_share,
         "max_total_variation": 1.0 if strength is None else strength,

@@ -21,6 +21,7 @@ from reticent.data.partition import Partition, Regime, partition
 from reticent.data.task import Records, Task
 from reticent.errors import ConfigError
 from reticent.inference.split.harden import Hardened, candidate_cuts, harden
+from reticent.models import checkpoint
 from reticent.models.networks import build, default_network
 from reticent.pipeline.recipe import Recipe
 from reticent.training.plain import Plan, fit, forward
@@ -156,6 +157,8 @@ def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> St
     """Partition the task and train the model that a provider would have deployed."""
     parts = partition(task, regime=regime, seed=recipe.seed)
     levels = recipe.task.options.get("levels")
+    if recipe.model.checkpoint is not None:
+        return _restored(recipe, task, parts)
     train, validation = task.take(parts.train), task.take(parts.validation)
     answers = Answers.of(task.kind, train.public, classes=task.classes, levels=levels)
     name = recipe.model.name
@@ -172,6 +175,24 @@ def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> St
     report(f"train the deployed model ({network}, {len(train)} records, {regime} users)")
     trained = fit(model, train, validation, kind=task.kind, plan=_plan(recipe), seed=recipe.seed)
     return Stage(task=task, answers=answers, partition=parts, network=network, model=trained.model)
+
+
+def _restored(recipe: Recipe, task: Task, parts: Partition) -> Stage:
+    """The stage of a model that was trained before; refused when it doesn't fit the task."""
+    model, card = checkpoint.load(Path(str(recipe.model.checkpoint)))
+    answers = Answers.of(
+        task.kind,
+        task.public[parts.train],
+        classes=task.classes,
+        levels=recipe.task.options.get("levels"),
+    )
+    if card.shape != task.x.shape[1:] or card.outputs != answers.outputs:
+        raise ConfigError(
+            f"The checkpoint takes records of shape={card.shape} and gives {card.outputs} outputs; "
+            f"the task has shape={task.x.shape[1:]} and needs {answers.outputs}. "
+            "Give the checkpoint of this task."
+        )
+    return Stage(task=task, answers=answers, partition=parts, network=card.network, model=model)
 
 
 def regimes(recipe: Recipe, task: Task) -> Mapping[str, tuple[Regime, ...]]:
