@@ -142,7 +142,8 @@ def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
 def one_column(values: NDArray[Any], label: str) -> NDArray[np.float32]:
     """One feature column as (n, 1) numbers or (n, categories) one-hot."""
     if values.dtype.kind in "iufb":
-        return values.astype(np.float32)[:, None]
+        with np.errstate(over="ignore"):  # what is too big becomes infinity, and is refused
+            return values.astype(np.float32)[:, None]
     if values.dtype.kind in "mM":
         raise DataError(
             f"Column {label!r} holds dates or times. Turn it into numbers (for example days "

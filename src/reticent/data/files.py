@@ -274,4 +274,5 @@ def _numbers(x: NDArray[Any]) -> NDArray[np.float32]:
             f"Expected numbers in 'x', got dtype={x.dtype}. For text columns give a data frame, "
             "a CSV or a Parquet file: they are turned into one-hot columns."
         )
-    return np.ascontiguousarray(x, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what is too big becomes infinity, and is refused as such
+        return np.ascontiguousarray(x, dtype=np.float32)

@@ -22,8 +22,8 @@ def turbines(*, seed: int = 0, public: str = "remaining life", machines: int = 6
     Public: the cycles left after the window, at most 125 (regression). Private: the machine, and
     the operating load of the chunk, which tells how the customer drives it. Sensor j of machine m
     at cycle t reads build_mj + a_j load + b_j wear(t) + noise, where wear grows exponentially
-    towards failure after 140 to 320 cycles. Recordings are chunks of 30 cycles with one load; six
-    overlapping windows lie inside each, so that no cycle is in two recordings.
+    towards failure after 140 to 320 cycles. Recordings are chunks of 30 cycles with one load; up
+    to six overlapping windows lie inside each, so that no cycle is in two recordings.
     """
     if public != "remaining life":
         raise ConfigError(f"Expected public='remaining life', got public={public!r}.")
