@@ -2,8 +2,9 @@
 
     python benchmarks/split/run.py [--quick] [--case CASE] [--set SET] --json
 
-Cases: codes, noise, methods, correlation, service, hardening. Prints one JSON object {"rows": [...]}; `ratio`
-above 1 means that we are better, null that the ratio is undefined (a leak of exactly zero).
+Cases: codes, noise, methods, correlation, service, hardening. Prints one JSON object
+{"rows": [...]}; `ratio` above 1 means that we are better, null that it is undefined (a leak of
+exactly zero).
 Needs RETICENT_DATA for every case but `service`.
 """
 
