@@ -166,7 +166,9 @@ def _pick(results: Mapping[str, float], losses: Mapping[str, float], decisions: 
     a thousandth of a nat over the label are ignored.
     """
     top = max(results.values())
-    error = np.sqrt(top * (1 - top) / decisions)
+    # Wilson's centre, so that a perfect score on few decisions has an error too.
+    likely = (top * decisions + 1) / (decisions + 2)
+    error = np.sqrt(likely * (1 - likely) / decisions)
     near = [name for name in results if results[name] >= top - error]
     chosen = min(near, key=losses.__getitem__)
     if FLOOR in near and losses[FLOOR] <= losses[chosen] + _NOTHING:
@@ -209,7 +211,8 @@ def _choose(
             name: balanced_accuracy(judged.pool(scores.validation), truth)
             for name, scores in calibrated.items()
         }
-        chosen[m] = _pick(results[m], losses, len(judged))
+        # Groups overlap: only count what the records hold.
+        chosen[m] = _pick(results[m], losses, max(1, len(target) // judged.requests))
     share = np.bincount(material.train.target, minlength=material.count) / len(material.train)
     return AttributeScores(
         attribute=attribute,

@@ -128,7 +128,7 @@ def label_only(view: ServerView) -> ServerView:
 
 
 def shuffled(view: ServerView, attribute: str, *, seed: int = 0) -> ServerView:
-    """A twin of `view` in which no record keeps its own value of `attribute`, nor its user."""
+    """A twin of `view` whose values of `attribute` are permuted over each part; no users."""
     rng = seeded(seed, 83)
 
     def mixed(part: Observed) -> Observed:
