@@ -60,14 +60,18 @@ def partition(
     if len(shares) != len(PARTS) or not abs(sum(shares) - 1) <= 1e-9 or min(shares) <= 0:
         raise DataError(f"Expected five positive shares that sum to 1, got shares={shares}.")
     rng = seeded(seed, 1)
-    if task.users is None:
-        if regime == "unseen":
-            raise DataError("regime='unseen' needs user ids: give the field 'users'.")
-        assigned = _deal(_units(task), _strata(task), shares, rng)
-    elif regime == "unseen":
+    if regime == "unseen":
         assigned = _deal_users(task, shares, rng)
     else:
-        assigned = _deal_known(task, shares, rng)
+        in_time_order = task.users is not None and task.recordings is None
+        assigned = _deal(
+            _units(task),
+            _strata(task),
+            shares,
+            rng,
+            users=task.users,
+            shuffled=not in_time_order,
+        )
     parts = {
         name: rng.permutation(np.flatnonzero(assigned == index)) for index, name in enumerate(PARTS)
     }
@@ -113,9 +117,16 @@ def _units(task: Task) -> NDArray[Any]:
 
 
 def _strata(task: Task) -> NDArray[np.int64]:
+    """The public class of each row; rows of recordings of several classes are one class more."""
     if task.kind is Kind.REGRESSION:
         return np.zeros(len(task), dtype=np.int64)
-    return task.public.astype(np.int64)
+    labels = task.public.astype(np.int64)
+    if task.recordings is None:
+        return labels
+    _, first, recording = np.unique(task.recordings, return_index=True, return_inverse=True)
+    mixed = np.zeros(len(first), dtype=np.bool_)
+    mixed[recording[labels != labels[first][recording]]] = True
+    return np.where(mixed[recording], task.classes, labels)
 
 
 def _deal(
@@ -123,34 +134,56 @@ def _deal(
     strata: NDArray[np.int64],
     shares: tuple[float, ...],
     rng: np.random.Generator,
+    *,
+    users: NDArray[np.int64] | None = None,
+    shuffled: bool = True,
 ) -> NDArray[np.int64]:
-    """Assign whole units to parts in proportion to `shares`, over all and within each stratum.
+    """Assign whole units to parts by the quotas of each user's strata.
 
-    Units of several strata are a stratum of their own. Each part's places are spread at equal
-    distances over the sequence of all units, stratum after stratum: every part has its share of
-    the units within one, so that few units don't leave a small part empty, and its share of each
-    stratum nearly so.
+    Without `users` all are one user's. Unshuffled, a cell's earlier units go to earlier parts.
     """
     names, first, inverse = np.unique(units, return_index=True, return_inverse=True)
-    of_unit = strata[first]
-    of_unit[inverse[strata != of_unit[inverse]]] = -1
-    order = np.lexsort((rng.permutation(len(names)), of_unit))
-    parts = _slots(len(names), shares, float(rng.uniform()))
-    counts = np.bincount(parts, minlength=len(shares))
-    turn = np.arange(len(names)) - (np.cumsum(counts) - counts)[parts]
-    places = (turn + rng.uniform(size=len(shares))[parts]) / counts[parts]
+    user = np.zeros(len(names), dtype=np.int64) if users is None else users[first]
+    cells, cell, sizes = np.unique(
+        np.stack([user, strata[first]], axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    lot = rng.permutation(len(names)) if shuffled else np.arange(len(names))
+    quotas = _quotas(sizes, np.unique(cells[:, 1], return_inverse=True)[1], shares, rng)
     part_of_unit = np.empty(len(names), dtype=np.int64)
-    part_of_unit[order] = parts[np.argsort(places)]
+    part_of_unit[np.lexsort((lot, cell.ravel()))] = np.repeat(
+        np.tile(np.arange(len(shares)), len(quotas)), quotas.ravel()
+    )
     return part_of_unit[inverse]
 
 
-def _slots(count: int, shares: tuple[float, ...], offset: float) -> NDArray[np.int64]:
-    """`count` part indices in order, in proportion to `shares`, each count rounded up or down.
+def _quotas(
+    sizes: NDArray[np.int64],
+    strata: NDArray[np.int64],
+    shares: tuple[float, ...],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """How many units of each cell go to each part, (cells, parts).
 
-    `offset`, uniform on [0, 1), randomises the rounding: on average every part has its share.
+    A cell is one stratum of one user, one user's follow each other. Each quota is size * share
+    rounded down or up. Which parts are rounded up follows what the cells before, and those of the
+    same stratum, have left them short of: so every user, every stratum and all together are shared
+    out nearly as asked, and many small cells don't leave a small part empty.
     """
-    edges = np.cumsum(shares)[:-1]
-    return np.searchsorted(edges, (np.arange(count) + offset) / count, side="right")
+    proportions = np.asarray(shares) / sum(shares)
+    exact = sizes[:, None] * proportions
+    quotas = np.floor(exact + 1e-9).astype(np.int64)
+    short = exact - quotas
+    extras = sizes - quotas.sum(axis=1)
+    owed = 1e-6 * rng.uniform(size=len(shares))
+    owed_stratum = np.zeros((int(strata.max()) + 1, len(shares)))
+    for cell, (stratum, extra) in enumerate(zip(strata.tolist(), extras.tolist(), strict=True)):
+        owed += short[cell]
+        owed_stratum[stratum] += short[cell]
+        chosen = np.argsort(-(owed + owed_stratum[stratum]))[:extra]
+        quotas[cell, chosen] += 1
+        owed[chosen] -= 1
+        owed_stratum[stratum, chosen] -= 1
+    return quotas
 
 
 def _deal_users(
@@ -161,7 +194,8 @@ def _deal_users(
     Users are dealt evenly within each combination of the private attributes that are constant
     per user, so that no group is short of, say, women.
     """
-    assert task.users is not None
+    if task.users is None:
+        raise DataError("regime='unseen' needs user ids: give the field 'users'.")
     names, first, inverse = np.unique(task.users, return_index=True, return_inverse=True)
     if len(names) < 6:
         raise DataError(f"regime='unseen' needs at least 6 users, got {len(names)}.")
@@ -170,52 +204,17 @@ def _deal_users(
         for values in task.private.values()
         if np.array_equal(values, values[first][inverse]) and len(np.unique(values)) < len(names)
     ]
-    strata = np.zeros(len(names), dtype=np.int64)
+    kinds = np.zeros(len(names), dtype=np.int64)
     for values in constant:
-        strata = strata * (int(values.max()) + 1) + values[first]
-    order = np.lexsort((rng.permutation(len(names)), strata))
+        kinds = kinds * (int(values.max()) + 1) + values[first]
     sides = (shares[0] + shares[1], shares[2] + shares[3], shares[4])
-    side_of_user = np.empty(len(names), dtype=np.int64)
-    side_of_user[order] = _spread(len(names), sides)
-    side = side_of_user[inverse]
+    side = _deal(task.users, kinds[inverse], sides, rng)
     assigned = np.where(side == 2, 4, side * 2)
-    for index, (main, extra) in enumerate(((shares[0], shares[1]), (shares[2], shares[3]))):
+    units, strata = _units(task), _strata(task)
+    for index in (0, 1):
         rows = np.flatnonzero(side == index)
-        within = (main / (main + extra), extra / (main + extra))
-        units = np.arange(len(rows)) if task.recordings is None else task.recordings[rows]
-        assigned[rows] = index * 2 + _deal(units, _strata(task)[rows], within, rng)
-    return assigned
-
-
-def _spread(count: int, shares: tuple[float, ...]) -> NDArray[np.int64]:
-    """Deal `count` places in a row to sides so that every stretch holds its proportion."""
-    given = np.zeros(len(shares))
-    places = np.empty(count, dtype=np.int64)
-    for index in range(count):
-        side = int(np.argmax(np.asarray(shares) * (index + 1) - given))
-        given[side] += 1
-        places[index] = side
-    return places
-
-
-def _deal_known(
-    task: Task, shares: tuple[float, ...], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Every user in every part: by recording, or by time (row order) where there is none."""
-    assert task.users is not None
-    assigned = np.empty(len(task), dtype=np.int64)
-    for user in np.unique(task.users):
-        rows = np.flatnonzero(task.users == user)
-        strata = _strata(task)[rows]
-        if task.recordings is None:
-            labels = np.unique(strata)
-            # Evenly spaced offsets: what one class rounds down, another one rounds up.
-            offsets = (rng.uniform() + np.arange(len(labels)) / len(labels)) % 1.0
-            for label, offset in zip(labels, offsets, strict=True):
-                of_class = rows[strata == label]
-                assigned[of_class] = _slots(len(of_class), shares, float(offset))
-        else:
-            assigned[rows] = _deal(task.recordings[rows], strata, shares, rng)
+        within = shares[2 * index : 2 * index + 2]
+        assigned[rows] = 2 * index + _deal(units[rows], strata[rows], within, rng)
     return assigned
 
 
