@@ -13,7 +13,6 @@ from reticent.audit.statistics import (
     bootstrap_balanced,
     bootstrap_ratio,
     clopper_pearson,
-    empirical_bernstein_upper,
     expanded_interval,
     resampled_weights,
     utility_loss,
@@ -34,28 +33,6 @@ def test_clopper_pearson_of_no_success_is_the_rule_of_three() -> None:
     assert high == pytest.approx(1 - 0.05 ** (1 / 100))
     with pytest.raises(ValueError, match="successes=3"):
         clopper_pearson(3, 2)
-
-
-def test_empirical_bernstein_by_hand() -> None:
-    """n = 4, mean 0.5, sample variance 1/3, delta = 0.05: Maurer & Pontil's Theorem 4 exceeds 1."""
-    assert empirical_bernstein_upper(np.array([0.0, 0.0, 1.0, 1.0])) == 1.0
-    values = np.tile([0.0, 0.2], 500)
-    term = math.log(2 / 0.05)
-    variance = 0.01 * 1000 / 999
-    expected = 0.1 + math.sqrt(2 * variance * term / 1000) + 7 * term / (3 * 999)
-    assert empirical_bernstein_upper(values) == pytest.approx(expected)
-    assert empirical_bernstein_upper(5 * values, bound=5.0) == pytest.approx(5 * expected)
-    assert empirical_bernstein_upper(np.array([0.3])) == 1.0
-    with pytest.raises(ValueError, match="values in"):
-        empirical_bernstein_upper(np.array([0.5, 1.5]))
-
-
-def test_empirical_bernstein_covers_the_mean() -> None:
-    """Claimed 95 %; at most 5 % of 2,000 draws may miss (it is conservative: hardly any do)."""
-    rng = np.random.default_rng(0)
-    draws = rng.beta(0.2, 1.8, size=(2_000, 60))
-    missed = np.mean([empirical_bernstein_upper(values) < 0.1 for values in draws])
-    assert missed <= 0.05
 
 
 def test_weights_draw_each_stratum_to_its_own_size() -> None:

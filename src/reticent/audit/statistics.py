@@ -34,25 +34,6 @@ def clopper_pearson(
     return float(low), float(high)
 
 
-def empirical_bernstein_upper(
-    values: NDArray[np.floating], *, confidence: float = CONFIDENCE, bound: float = 1.0
-) -> float:
-    """Upper confidence limit of the mean of independent values in [0, bound], valid at any n.
-
-    Mean + sqrt(2 V ln(2/delta) / n) + 7 bound ln(2/delta) / (3 (n - 1)), V the sample variance
-    (Maurer & Pontil 2009, Theorem 4). `bound` for fewer than two values.
-    """
-    scaled = np.asarray(values, dtype=np.float64) / bound
-    if scaled.size and (scaled.min() < 0 or scaled.max() > 1):
-        raise ValueError(f"Expected values in [0, {bound}], got {values.min()} .. {values.max()}.")
-    n = len(scaled)
-    if n < 2:
-        return bound
-    term = math.log(2 / (1 - confidence))
-    width = math.sqrt(2 * float(scaled.var(ddof=1)) * term / n) + 7 * term / (3 * (n - 1))
-    return bound * min(1.0, float(scaled.mean()) + width)
-
-
 def resampled_weights(
     clusters: int,
     *,
