@@ -53,8 +53,8 @@ class _Recipe:
 def center(problem: Problem) -> Halves:
     """Center loss on the features at the cut, as published; optionally with absolute noise.
 
-    Options: `weight` per coordinate (1.0), `distance` (l2, cosine, mahalanobis, l1), `centers`
-    (learned, running, simplex), `sigma` (0: none).
+    Options: `weight` per coordinate (10; cosine: 1), `distance` (l2, cosine, mahalanobis, l1),
+    `centers` (learned, running, simplex), `sigma` (0: none).
     """
     options = problem.options
     distance, centers = options.get("distance", "l2"), options.get("centers", "learned")
@@ -69,18 +69,19 @@ def center(problem: Problem) -> Halves:
     size = _size(problem)
     loss = CenterLoss(problem.answers.levels, size, distance=distance, centers=centers)
     sigma = float(options.get("sigma", 0.0))
-    weight = float(options.get("weight", 1.0)) / (1 if distance == "cosine" else size)
+    cosine = distance == "cosine"
+    weight = float(options.get("weight", 1.0 if cosine else 10.0)) / (1 if cosine else size)
     return _train(problem, _Recipe(objective=loss, weight=weight, sigma=sigma))
 
 
 def ceb(problem: Problem) -> Halves:
     """Conditional entropy bottleneck (Fischer 2020): unit noise, rate to learned class marginals.
 
-    Options: `weight` of the rate in nats per coordinate (3.0).
+    Options: `weight` of the rate in nats per coordinate (10.0).
     """
     size = _size(problem)
     loss = CenterLoss(problem.answers.levels, size)
-    weight = float(problem.options.get("weight", 3.0)) / (2 * size)
+    weight = float(problem.options.get("weight", 10.0)) / (2 * size)
     return _train(problem, _Recipe(objective=loss, weight=weight, sigma=1.0))
 
 

@@ -98,7 +98,8 @@ def adapter_code(problem: Problem) -> Halves:
 
     Options: `neck` ("linear", "mlp", "conv", "separable"), `width`, `hidden` to fix the adapter;
     by default it is the largest of a short list that keeps the client half within
-    `max_client_share`.
+    `max_client_share`. `labels` ("true", or "model": the deployed model's own answers, so that
+    the training records need no labels).
     """
     prototypes = Prototypes.of(problem)
     encoder = _fit(problem, prototypes, freeze=True, pull=0.0)
@@ -180,7 +181,7 @@ _SPATIAL = (
 _FLAT = (_Neck(style="linear"), _Neck(style="mlp", hidden=32), _Neck(style="mlp", hidden=64))
 
 
-def _neck(problem: Problem, shape: tuple[int, ...]) -> _Neck:
+def _neck(problem: Problem, shape: tuple[int, ...], size: int) -> _Neck:
     """The adapter asked for, else the largest that fits the client's share, else the smallest."""
     options = problem.options
     asked = options.get("neck")
@@ -201,7 +202,7 @@ def _neck(problem: Problem, shape: tuple[int, ...]) -> _Neck:
     fitting = [
         choice
         for choice in choices
-        if problem.flops_share(nn.Sequential(encoder, _made(choice, shape, 2)))
+        if problem.flops_share(nn.Sequential(encoder, _made(choice, shape, size)))
         <= problem.max_client_share
     ]
     return fitting[-1] if fitting else choices[0]
@@ -219,16 +220,27 @@ def _fit(problem: Problem, prototypes: Prototypes, *, freeze: bool, pull: float)
     """
     torch.manual_seed(problem.seed)
     generator = torch.Generator().manual_seed(problem.seed)
-    encoder, _ = problem.halves()
+    encoder, rest = problem.halves()
     encoder.requires_grad_(not freeze)
     shape = problem.feature_shape()
-    made = _made(_neck(problem, shape), shape, prototypes.points.shape[1])
-    network = nn.Sequential(encoder, made, prototypes.rescale())
-    teacher = problem.teacher()
-    x, y = torch.from_numpy(problem.train.x), _labels(problem, problem.train.public)
+    size = prototypes.points.shape[1]
+    made = _made(_neck(problem, shape, size), shape, size)
+    adapter = nn.Sequential(made, prototypes.rescale())
+    network = nn.Sequential(encoder, *adapter)
+    teacher = nn.Sequential(problem.halves()[0], rest).eval().requires_grad_(False)
+    x = torch.from_numpy(problem.train.x)
+    y = _labels(problem, teacher)
 
     def loss(rows: Tensor) -> Tensor:
-        return _distil(network, teacher, prototypes, x[rows], y[rows], pull, generator)
+        clean = x[rows]
+        mixed = _mix(clean, generator)
+        both = torch.cat([clean, mixed])
+        with torch.no_grad():
+            crossed = teacher[0](both if freeze else mixed)
+            opinion = teacher[1](crossed[-len(rows) :])
+        # A frozen encoder is the teacher's: what crosses the cut is computed once for both.
+        features = adapter(crossed) if freeze else network(both)
+        return _distil(features, opinion, prototypes, y[rows], pull)
 
     groups = [{"params": list(made.parameters()), "lr": 2 * problem.learning_rate}]
     if not freeze:
@@ -247,35 +259,42 @@ def _fit(problem: Problem, prototypes: Prototypes, *, freeze: bool, pull: float)
     return network.requires_grad_(False)
 
 
-def _distil(
-    network: nn.Module,
-    teacher: nn.Module,
-    prototypes: Prototypes,
-    x: Tensor,
-    y: Tensor,
-    pull: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """True labels, the teacher's opinion on mixed inputs, and the pull."""
+def _mix(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each input mixed with another of the batch, at least half of it itself."""
     share = 0.5 + 0.5 * torch.rand(len(x), generator=generator)
     share = share.reshape(-1, *[1] * (x.ndim - 1))
-    mixed = share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)]
-    with torch.no_grad():
-        opinion = teacher(mixed)
-    features, of_mixed = network(torch.cat([x, mixed])).split(len(x))
-    loss = prototypes.fit_loss(features, y)
+    return share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)]
+
+
+def _distil(
+    features: Tensor, opinion: Tensor, prototypes: Prototypes, y: Tensor, pull: float
+) -> Tensor:
+    """True labels of clean inputs, the teacher's opinion on mixed ones, and the pull.
+
+    `features` (2 batch, d) of the clean inputs and then the mixed ones.
+    """
+    of_clean, of_mixed = features.split(len(y))
+    loss = prototypes.fit_loss(of_clean, y)
     if pull > 0:
-        loss = loss + pull * prototypes.away(features, y)
+        loss = loss + pull * prototypes.away(of_clean, y)
     if prototypes.values is not None:
         return loss + prototypes.fit_loss(of_mixed, opinion[:, 0])
     said = functional.log_softmax(prototypes.logits(of_mixed), dim=1)
     return loss + functional.kl_div(said, functional.softmax(opinion, dim=1), reduction="batchmean")
 
 
-def _labels(problem: Problem, public: NDArray[np.generic]) -> Tensor:
-    if problem.answers.kind is Kind.REGRESSION:
-        return torch.as_tensor(np.asarray(public), dtype=torch.float32)
-    return torch.as_tensor(np.asarray(public), dtype=torch.int64)
+def _labels(problem: Problem, teacher: nn.Module) -> Tensor:
+    """What the clean training records are to be answered: their labels, or the model's answer."""
+    source = problem.options.get("labels", "true")
+    if source not in ("true", "model"):
+        raise ConfigError(f"Expected labels='true' or 'model', got labels={source!r}.")
+    regression = problem.answers.kind is Kind.REGRESSION
+    if source == "model":
+        outputs = forward(teacher, torch.from_numpy(problem.train.x))
+        return outputs[:, 0] if regression else outputs.argmax(dim=1)
+    return torch.as_tensor(
+        np.asarray(problem.train.public), dtype=torch.float32 if regression else torch.int64
+    )
 
 
 def _code(problem: Problem, encoder: nn.Module, prototypes: Prototypes) -> Code:
