@@ -93,9 +93,7 @@ def test_an_encoder_that_smuggles_is_caught_by_the_audit(
     spec = json.loads((folder / "client" / "spec.json").read_text())
     task = load(str(arrays))
     _plant(folder, spec, task.x, task.public, task.private["person"])
-    manifest["digests"] = {
-        name: bundles.digest(folder / name) for name in manifest["digests"]
-    }
+    manifest["digests"] = {name: bundles.digest(folder / name) for name in manifest["digests"]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     card, attacked = audit_bundle(bundles.load(folder), [], report=lambda text: None)
     assert card.verdict is Verdict.CONTRADICTED

@@ -73,8 +73,10 @@ def score(
         gates=gates(recipe, measured, findings, hardened),
         notices=_notices(recipe, task, attacked),
     )
+    if not points:
+        return card
     own = replace(card.point(), chosen=True, parameters={"cut": hardened.cut})
-    return replace(card, frontier=(own, *points)) if points else card
+    return replace(card, frontier=(own, *points))
 
 
 def measure_utility(stage: Stage, hardened: Hardened, seed: int) -> Utility:

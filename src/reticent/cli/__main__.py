@@ -1,0 +1,5 @@
+"""`python -m reticent.cli`: the command line, where its script isn't on the path."""
+
+from reticent.cli import main
+
+main()
