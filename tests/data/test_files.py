@@ -201,7 +201,7 @@ def truncated(path: Path) -> None:
 def corrupted(path: Path) -> None:
     np.savez_compressed(path, x=np.random.default_rng(0).random((N, 2)), public=ROWS % 3)
     spoiled = bytearray(path.read_bytes())
-    spoiled[60:90] = bytes(30)
+    spoiled[60:90] = b"\xff" * 30
     path.write_bytes(spoiled)
 
 
@@ -214,7 +214,13 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("spoil", [truncated, corrupted, single, empty])
+def altered(path: Path) -> None:
+    spoiled = bytearray(path.read_bytes())
+    spoiled[200] ^= 1
+    path.write_bytes(spoiled)
+
+
+@pytest.mark.parametrize("spoil", [truncated, corrupted, altered, single, empty])
 def test_broken_npz_files_are_refused(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     path = write_npz(tmp_path)
     spoil(path)

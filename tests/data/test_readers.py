@@ -59,13 +59,12 @@ def test_a_file_of_the_right_name_and_other_bytes_is_refused(name: str, tmp_path
         load(name, root=tmp_path)
 
 
-@pytest.mark.parametrize("name", FILES)
+# mnist_t10k isn't here: its public label is chosen where the digits become a task, after reading.
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"mnist_t10k"}))
 def test_a_public_label_that_is_not_offered_is_refused_before_reading(
     name: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).mkdir()
-    if name == "mnist_t10k":
-        pytest.skip("its labels are checked where they are made")
     with pytest.raises(ConfigError, match="public='expression'"):
         load(name, root=tmp_path, public="expression")
 
