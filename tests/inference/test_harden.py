@@ -66,6 +66,7 @@ def ask(**changes: Any) -> hardening.Hardened:
         ({"method": "center_noise", "options": {"total_variation": 1.0}}, "total_variation"),
         ({"method": "center_noise", "options": {"sigma": 0}}, "sigma"),
         ({"options": {"neck": "swan"}}, "neck='swan'"),
+        ({"method": "center_noise", "options": {"sigmaa": 2.0}}, "got 'sigmaa'"),
     ],
 )
 def test_what_cannot_be_done_is_refused(wrong: dict[str, Any], message: str) -> None:

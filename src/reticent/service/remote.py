@@ -46,4 +46,7 @@ class Remote:
         reply = self._client.infer(
             self._model, request, parameters=self._parameters, transcript=transcript
         )
-        return self._half.decode(reply)
+        answers = self._half.decode(reply)
+        if len(answers) != len(x):
+            raise BundleError(f"Expected {len(x)} answers, got {len(answers)}.")
+        return answers

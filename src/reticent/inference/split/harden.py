@@ -34,6 +34,7 @@ class Method:
     source: str
     retrains: bool
     sends_codes: bool = False
+    options: tuple[str, ...] = ()
     needs_private: bool = False
     baseline: bool = True
 
@@ -43,6 +44,7 @@ METHODS: Mapping[str, Method] = {
     for method in (
         Method(
             name="prototype_code",
+            options=("neck", "width", "hidden", "labels", "pull"),
             run=prototype.prototype_code,
             source="center loss (Wen et al. 2016) with a one-code-per-label quantiser",
             retrains=True,
@@ -51,6 +53,7 @@ METHODS: Mapping[str, Method] = {
         ),
         Method(
             name="adapter_code",
+            options=("neck", "width", "hidden", "labels"),
             run=prototype.adapter_code,
             source="distilled early exit (Hinton et al. 2015) with a one-code-per-label quantiser",
             retrains=False,
@@ -59,20 +62,70 @@ METHODS: Mapping[str, Method] = {
         ),
         Method(
             name="center_noise",
+            options=(
+                "total_variation",
+                "requests",
+                "sigma",
+                "separation",
+                "radius",
+                "pull",
+                "neck",
+                "width",
+                "hidden",
+            ),
             run=prototype.center_noise,
             source="center loss (Wen et al. 2016) as the divergence bound of a Gaussian channel",
             retrains=True,
             baseline=False,
         ),
-        Method(name="center", run=finetuned.center, source="Wen et al. 2016", retrains=True),
-        Method(name="ceb", run=finetuned.ceb, source="Fischer 2020", retrains=True),
-        Method(name="vib", run=finetuned.vib, source="Alemi et al. 2017", retrains=True),
-        Method(name="noise", run=finetuned.noise, source="Osia et al. 2017", retrains=True),
-        Method(name="supcon", run=finetuned.supcon, source="Khosla et al. 2020", retrains=True),
-        Method(name="siamese", run=finetuned.siamese, source="Osia et al. 2017", retrains=True),
-        Method(name="nopeek", run=finetuned.nopeek, source="Vepakomma et al. 2020", retrains=True),
+        Method(
+            name="center",
+            options=("weight", "distance", "centers", "sigma"),
+            run=finetuned.center,
+            source="Wen et al. 2016",
+            retrains=True,
+        ),
+        Method(
+            name="ceb", options=("weight",), run=finetuned.ceb, source="Fischer 2020", retrains=True
+        ),
+        Method(
+            name="vib",
+            options=("weight",),
+            run=finetuned.vib,
+            source="Alemi et al. 2017",
+            retrains=True,
+        ),
+        Method(
+            name="noise",
+            options=("sigma",),
+            run=finetuned.noise,
+            source="Osia et al. 2017",
+            retrains=True,
+        ),
+        Method(
+            name="supcon",
+            options=("weight",),
+            run=finetuned.supcon,
+            source="Khosla et al. 2020",
+            retrains=True,
+        ),
+        Method(
+            name="siamese",
+            options=("weight", "sigma"),
+            run=finetuned.siamese,
+            source="Osia et al. 2017",
+            retrains=True,
+        ),
+        Method(
+            name="nopeek",
+            options=("weight",),
+            run=finetuned.nopeek,
+            source="Vepakomma et al. 2020",
+            retrains=True,
+        ),
         Method(
             name="adversarial",
+            options=("weight",),
             run=finetuned.adversarial,
             source="Roy & Boddeti 2019",
             retrains=True,
@@ -80,12 +133,17 @@ METHODS: Mapping[str, Method] = {
         ),
         Method(
             name="shredder",
+            options=("weight",),
             run=frozen.shredder,
             source="Mireshghallah et al. 2020",
             retrains=False,
         ),
         Method(
-            name="nullspace", run=frozen.nullspace, source="Samragh et al. 2021", retrains=False
+            name="nullspace",
+            options=("tolerance",),
+            run=frozen.nullspace,
+            source="Samragh et al. 2021",
+            retrains=False,
         ),
     )
 }
@@ -154,6 +212,12 @@ def harden(
             f"Expected codes={codes} to be 2 or more and the method to send codes, got "
             f"method={method!r}. Use adapter_code or prototype_code, or leave codes out."
         )
+    for name in options or {}:
+        if name not in METHODS[method].options:
+            raise ConfigError(
+                f"Method {method!r} takes the options {list(METHODS[method].options)}, got "
+                f"{name!r}."
+            )
     torch.manual_seed(seed)
     problem = Problem(
         model=model.eval(),
