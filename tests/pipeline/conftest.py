@@ -1,4 +1,4 @@
-"""A small task with a strong private mark, and the bundle that a quick run makes of it."""
+"""The bundle that a quick run makes of a small task with a strong private mark."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import CLASSES, PEOPLE, make_recipe
 
-from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.run import Result, run
-
-CLASSES, PEOPLE = 3, 6
 
 
 @pytest.fixture(scope="session")
@@ -25,22 +23,6 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("arrays") / "marks.npz"
     np.savez(path, x=x.astype(np.float32), public=public, person=person, user=person)
     return path
-
-
-def make_recipe(arrays: Path, **inference: object) -> Recipe:
-    """A quick recipe on `arrays`."""
-    return Recipe.from_dict(
-        {
-            "name": "marks",
-            "task": {"data": str(arrays)},
-            "model": {"name": "mlp", "options": {"widths": [48, 32, 16]}},
-            "train": {"epochs": 6},
-            "inference": {"method": "adapter_code", "cut": "block1", **inference},
-            "audit": {"quick": True, "seeds": 1, "requests": [1, 8], "frontier": ["center@block2"]},
-            "gates": {"max_excess_leakage": 0.05},
-        },
-        source="test",
-    )
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_recipe
+from marks import make_recipe
 
 from reticent.audit.scorecard import Scorecard, Verdict
 from reticent.data import load

@@ -10,7 +10,8 @@ from torch import nn
 from reticent.data.task import Kind, Records
 from reticent.errors import DataError
 from reticent.training.plain import (
-    LEAST_BATCHES,
+    LEAST_STEPS,
+    MOST_BATCHES,
     Plan,
     batches,
     descend,
@@ -133,8 +134,14 @@ def test_descend_keeps_the_average_of_the_weights_not_the_last() -> None:
         batch_size=2,
         generator=torch.Generator().manual_seed(0),
     )
-    assert len(seen) == LEAST_BATCHES == steps_per_epoch(2, 2)
+    assert len(seen) == MOST_BATCHES == steps_per_epoch(2, 2, 1)
     assert seen[0] < float(point.weight.detach()) < seen[-1]
+
+
+def test_small_sets_get_longer_epochs_and_large_ones_their_own() -> None:
+    assert steps_per_epoch(200, 64, 8) * 8 == LEAST_STEPS
+    assert steps_per_epoch(200, 64, 20) * 20 == LEAST_STEPS
+    assert steps_per_epoch(100_000, 100, 8) == 1000
 
 
 def test_descend_leaves_the_statistics_of_frozen_modules() -> None:
