@@ -18,8 +18,10 @@ from reticent.errors import DataError
 
 Progress = Callable[[float], None]
 
-# A small set needs as many steps as a large one: its epochs are at least this many batches long.
-LEAST_BATCHES = 32
+# A small set needs as many steps as a large one: its epochs are lengthened, up to `MOST_BATCHES`
+# each, until there are `LEAST_STEPS`.
+LEAST_STEPS = 640
+MOST_BATCHES = 80
 _AVERAGING = 0.99
 
 
@@ -100,7 +102,7 @@ def descend(
     stay held out. Modules in `frozen` keep their BatchNorm statistics. Raises `DataError` when
     the loss stops being finite.
     """
-    per_epoch = steps_per_epoch(count, batch_size)
+    per_epoch = steps_per_epoch(count, batch_size, epochs)
     steps = epochs * per_epoch
     optimiser = torch.optim.AdamW(list(groups), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -134,9 +136,10 @@ def descend(
     network.eval()
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """How many batches `descend` counts as an epoch of `count` rows."""
-    return max(LEAST_BATCHES, -(-count // batch_size))
+def steps_per_epoch(count: int, batch_size: int, epochs: int) -> int:
+    """How many batches `descend` counts as one of `epochs` epochs of `count` rows."""
+    wanted = min(-(-LEAST_STEPS // epochs), MOST_BATCHES)
+    return max(wanted, -(-count // batch_size))
 
 
 def _endless(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

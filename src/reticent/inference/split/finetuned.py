@@ -182,7 +182,7 @@ def _train(problem: Problem, recipe: _Recipe) -> Halves:
     adversary = objective if isinstance(objective, Adversary) else None
     reader_steps = None if adversary is None else _Reader(adversary)
     unit = float(y.var()) if kind is Kind.REGRESSION else 1.0
-    per_epoch = steps_per_epoch(len(x), problem.batch_size)
+    per_epoch = steps_per_epoch(len(x), problem.batch_size, problem.epochs)
     ramps = (min(1.0, 2 * step / (problem.epochs * per_epoch)) for step in itertools.count(1))
 
     def loss(rows: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def adapter_code(problem: Problem) -> Halves:
     Options: `neck` ("linear", "mlp", "conv", "separable"), `width`, `hidden` to fix the adapter;
     by default it is the largest of a short list that keeps the client half within
     `max_client_share`. `labels` ("true", or "model": the deployed model's own answers, so that
-    the training records need no labels).
+    the training records need no labels; the default for regression).
     """
     prototypes = Prototypes.of(problem)
     encoder = _fit(problem, prototypes, freeze=True, pull=0.0)
@@ -285,10 +285,11 @@ def _distil(
 
 def _labels(problem: Problem, teacher: nn.Module) -> Tensor:
     """What the clean training records are to be answered: their labels, or the model's answer."""
-    source = problem.options.get("labels", "true")
+    regression = problem.answers.kind is Kind.REGRESSION
+    # Real-valued labels carry noise that long training learns by heart; the model's answers don't.
+    source = problem.options.get("labels", "model" if regression else "true")
     if source not in ("true", "model"):
         raise ConfigError(f"Expected labels='true' or 'model', got labels={source!r}.")
-    regression = problem.answers.kind is Kind.REGRESSION
     if source == "model":
         outputs = forward(teacher, torch.from_numpy(problem.train.x))
         return outputs[:, 0] if regression else outputs.argmax(dim=1)
