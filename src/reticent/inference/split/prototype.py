@@ -216,7 +216,7 @@ def _fit(problem: Problem, prototypes: Prototypes, *, freeze: bool, pull: float)
     """Train neck (and encoder unless `freeze`) towards the prototypes, distilling the model.
 
     The model is a patient teacher (Beyer et al. 2022): it answers the very inputs that the
-    student sees, mixtures that never repeat (Zhang et al. 2018), for many steps.
+    student sees, shifted mixtures that never repeat (Zhang et al. 2018), for many steps.
     """
     torch.manual_seed(problem.seed)
     generator = torch.Generator().manual_seed(problem.seed)
@@ -233,7 +233,7 @@ def _fit(problem: Problem, prototypes: Prototypes, *, freeze: bool, pull: float)
 
     def loss(rows: Tensor) -> Tensor:
         clean = x[rows]
-        mixed = _mix(clean, generator)
+        mixed = _view(clean, generator)
         both = torch.cat([clean, mixed])
         with torch.no_grad():
             crossed = teacher[0](both if freeze else mixed)
@@ -259,11 +259,20 @@ def _fit(problem: Problem, prototypes: Prototypes, *, freeze: bool, pull: float)
     return network.requires_grad_(False)
 
 
-def _mix(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each input mixed with another of the batch, at least half of it itself."""
+def _view(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Inputs that never repeat: each mixed with another of the batch, all shifted alike.
+
+    At least half of each is itself. Series and images move by up to an eighth of each side, their
+    borders repeated. The teacher answers the same view, so nothing need be invariant to this.
+    """
     share = 0.5 + 0.5 * torch.rand(len(x), generator=generator)
     share = share.reshape(-1, *[1] * (x.ndim - 1))
-    return share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)]
+    view = share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)]
+    for axis in range(2, x.ndim):
+        side = x.shape[axis]
+        moved = int(torch.randint(-(side // 8), side // 8 + 1, (1,), generator=generator))
+        view = view.index_select(axis, (torch.arange(side) + moved).clamp(0, side - 1))
+    return view
 
 
 def _distil(
