@@ -16,16 +16,27 @@ torch.set_num_threads(1)
 SHAPES = {"mlp": (7,), "convnet1d": (3, 40), "convnet2d": (2, 16, 12)}
 
 
+def test_every_reference_network_is_tried() -> None:
+    assert set(SHAPES) | {"one_class"} == set(NETWORKS)
+
+
 @pytest.mark.parametrize("outputs", [1, 2, 5])
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", sorted(SHAPES))
 def test_outputs_have_the_asked_shape(name: str, outputs: int) -> None:
     model = build(name, shape=SHAPES[name], outputs=outputs).eval()
     assert model(torch.randn(4, *SHAPES[name])).shape == (4, outputs)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", sorted(SHAPES))
 def test_the_default_for_a_shape_is_the_network_made_for_it(name: str) -> None:
     assert default_network(SHAPES[name]) == name
+
+
+@pytest.mark.parametrize("shape", SHAPES.values())
+def test_a_one_class_network_answers_normal_or_anomaly(shape: tuple[int, ...]) -> None:
+    assert build("one_class", shape=shape, outputs=2).eval()(torch.randn(4, *shape)).shape == (4, 2)
+    with pytest.raises(ConfigError, match="outputs"):
+        build("one_class", shape=shape, outputs=5)
 
 
 def test_an_mlp_takes_any_shape_that_flattens() -> None:

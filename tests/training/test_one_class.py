@@ -15,7 +15,8 @@ from reticent.errors import DataError
 from reticent.inference.split.harden import harden
 from reticent.inference.split.release import Code
 from reticent.models.networks import Standardise
-from reticent.training.one_class import Distance, fit_one_class, one_class_network
+from reticent.models.one_class import Distance, one_class_network
+from reticent.training.one_class import fit_one_class
 from reticent.training.plain import Plan, forward
 
 torch.set_num_threads(1)

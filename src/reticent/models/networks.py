@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reticent.errors import ConfigError
+from reticent.models.one_class import one_class_network
 
 
 class Standardise(nn.Module):
@@ -136,10 +137,28 @@ def _convnet(
     return _sequential(layers)
 
 
+def one_class(
+    *,
+    shape: tuple[int, ...],
+    outputs: int,
+    standardise: Standardise,
+    widths: Any = (64, 32),
+    size: int = 16,
+) -> nn.Sequential:
+    """An anomaly detector that learns from normal records alone, for records of any shape."""
+    if outputs != 2:
+        raise ConfigError(
+            f"one_class answers normal or anomaly, but the task has {outputs} outputs. "
+            "Use it for a public label of two classes, 0 normal and 1 anomaly."
+        )
+    return one_class_network(shape, standardise=standardise, widths=widths, size=size)
+
+
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "convnet1d": convnet1d,
     "convnet2d": convnet2d,
+    "one_class": one_class,
 }
 
 

@@ -24,6 +24,9 @@ from reticent.pipeline.recipe import AuditTable, Recipe
 from reticent.pipeline.stage import Report, Stage, prepare, regimes
 from reticent.report import Gallery
 
+# Above this floor a planted leak can't stand out any more.
+_NO_ROOM = 0.9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked:
@@ -192,15 +195,20 @@ def _reconstruct(
 
 
 def _check_controls(view: ServerView, name: str, seed: int) -> None:
-    """A failed control voids the audit: it is refused, not footnoted."""
+    """A failed control voids the audit: it is refused, not footnoted.
+
+    Where the public label already gives the attribute away there is no room for a leak, planted
+    or real, and the scorecard's own rule calls such findings inconclusive.
+    """
     for control in controls(view, attribute=name, seed=seed):
-        if not control.passed:
-            finding = control.finding
-            raise GateError(
-                f"The audit's control {control.name!r} failed on attribute {name!r}: excess "
-                f"{finding.excess:.3f}, interval {finding.excess_ci}. The attacks have no power "
-                "on these data, or the split leaks. Give more records, or another seed."
-            )
+        finding = control.finding
+        if control.passed or (control.leaky and finding.floor > _NO_ROOM):
+            continue
+        raise GateError(
+            f"The audit's control {control.name!r} failed on attribute {name!r}: excess "
+            f"{finding.excess:.3f}, interval {finding.excess_ci}. The attacks have no power "
+            "on these data, or the split leaks. Give more records, or another seed."
+        )
 
 
 def few_shot(stage: Stage, hardened: Hardened) -> list[Finding]:

@@ -33,7 +33,7 @@ from reticent.errors import ConfigError, UnsupportedError
 from reticent.pipeline import toml
 from reticent.pipeline.problems import explain
 
-NETWORKS = ("mlp", "convnet1d", "convnet2d")
+NETWORKS = ("mlp", "convnet1d", "convnet2d", "one_class")
 REGIMES = ("auto", "known", "unseen", "both")
 Method = Literal[
     "prototype_code",

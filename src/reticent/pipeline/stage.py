@@ -24,6 +24,7 @@ from reticent.inference.split.harden import Hardened, candidate_cuts, harden
 from reticent.models import checkpoint
 from reticent.models.networks import build, default_network
 from reticent.pipeline.recipe import Recipe
+from reticent.training.one_class import fit_one_class
 from reticent.training.plain import Plan, fit, forward
 
 Report = Callable[[str], None]
@@ -173,7 +174,13 @@ def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> St
         options=recipe.model.options,
     )
     report(f"train the deployed model ({network}, {len(train)} records, {regime} users)")
-    trained = fit(model, train, validation, kind=task.kind, plan=_plan(recipe), seed=recipe.seed)
+    if network == "one_class":
+        assert isinstance(model, nn.Sequential)
+        trained = fit_one_class(model, train, validation, plan=_plan(recipe), seed=recipe.seed)
+    else:
+        trained = fit(
+            model, train, validation, kind=task.kind, plan=_plan(recipe), seed=recipe.seed
+        )
     return Stage(task=task, answers=answers, partition=parts, network=network, model=trained.model)
 
 

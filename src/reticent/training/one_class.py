@@ -9,7 +9,6 @@ for it is the distance in one bit; `codes=4` and more send it in finer steps.
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,65 +16,11 @@ from torch import Tensor, nn
 
 from reticent.data.task import Records
 from reticent.errors import DataError
-from reticent.models.networks import Standardise
+from reticent.models.one_class import Distance
 from reticent.training.plain import Plan, Progress, Trained, descend, forward
 
-_SLOPE = 0.1
 # A center coordinate this close to zero could be met by switching its unit off (Ruff et al. 2018).
 _CENTER_MARGIN = 0.1
-
-
-class Distance(nn.Module):
-    """Squared distance to a center, as scores (normal, anomaly) that are equal at the threshold."""
-
-    center: Tensor
-    threshold: Tensor
-    scale: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(size))
-        self.register_buffer("threshold", torch.tensor(1.0))
-        self.register_buffer("scale", torch.tensor(1.0))
-
-    def squared(self, features: Tensor) -> Tensor:
-        """The anomaly score (batch,) of features (batch, d)."""
-        return (features - self.center).square().sum(dim=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Shapes: (batch, d) to (batch, 2)."""
-        beyond = (self.squared(features) - self.threshold) / self.scale
-        return torch.stack([-beyond, beyond], dim=1) / 2
-
-
-def one_class_network(
-    shape: tuple[int, ...],
-    *,
-    standardise: Standardise | None = None,
-    widths: Any = (64, 32),
-    size: int = 16,
-) -> nn.Sequential:
-    """A network from records of `shape` to (normal, anomaly), its children the places to cut.
-
-    No biases and no bounded activations: with either, a network can send every input to the
-    center (Ruff et al. 2018, Propositions 2 and 3). Series and images pass through convolutions.
-    """
-    layers = nn.Sequential()
-    layers.add_module(
-        "input", standardise or Standardise.fit(np.zeros((1, *shape), dtype=np.float32))
-    )
-    axes = len(shape) - 1
-    channels, sides = shape[0], list(shape[1:])
-    for index, width in enumerate(widths):
-        name = f"block{index + 1}"
-        layers.add_module(name, _block(channels, int(width), axes))
-        channels, sides = int(width), [-(-side // 2) for side in sides]
-    flat = channels * int(np.prod(sides, dtype=np.int64))
-    layers.add_module(
-        "features", nn.Sequential(nn.Flatten(), nn.Linear(flat, int(size), bias=False))
-    )
-    layers.add_module("distance", Distance(int(size)))
-    return layers
 
 
 def fit_one_class(
@@ -120,22 +65,6 @@ def fit_one_class(
     distance.threshold.copy_(torch.quantile(scores, 1 - false_alarms))
     distance.scale.copy_(scores.std().clamp(min=1e-6))
     return Trained(model=model.eval(), validation_loss=float(scores.mean()))
-
-
-def _block(channels: int, width: int, axes: int) -> nn.Module:
-    if axes == 0:
-        return nn.Sequential(nn.Linear(channels, width, bias=False), nn.LeakyReLU(_SLOPE))
-    conv, norm, pool = (
-        (nn.Conv1d, nn.BatchNorm1d, nn.AvgPool1d)
-        if axes == 1
-        else (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d)
-    )
-    return nn.Sequential(
-        conv(channels, width, 5 if axes == 1 else 3, padding="same", bias=False),
-        norm(width, affine=False),
-        nn.LeakyReLU(_SLOPE),
-        pool(2, ceil_mode=True),
-    )
 
 
 def _normal(records: Records, part: str) -> Tensor:
