@@ -35,6 +35,7 @@ SHIPPED = {
     "machine-health",
     "credit",
     "intrusion",
+    "anomaly",
 }
 MINIMAL: dict[str, Any] = {"name": "small", "task": {"data": "gait", "private": ["person", "sex"]}}
 
