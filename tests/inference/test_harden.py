@@ -135,6 +135,16 @@ def test_auto_takes_the_earliest_cut_within_tolerance_or_else_the_best(
     assert made.validation_utility == pytest.approx(accuracies[chosen], abs=0.01)
 
 
+def test_a_vector_may_be_cut_before_any_work_where_an_adapter_can_do_it_all() -> None:
+    chain = nn.Sequential()
+    chain.add_module("input", nn.Flatten())
+    for name, layer in model().named_children():
+        chain.add_module(name, layer)
+    names = [point.name for point in candidate_cuts(chain.eval(), TRAIN, from_input=True)]
+    assert names == ["input", "a", "b", "c"]
+    assert [point.name for point in candidate_cuts(chain, TRAIN)] == ["a", "b", "c"]
+
+
 def test_candidate_cuts_have_done_some_work_and_are_eight_at_most() -> None:
     chain = nn.Sequential(nn.Flatten(), *(nn.Linear(4, 4) for _ in range(20)))
     points = candidate_cuts(chain.eval(), TRAIN)

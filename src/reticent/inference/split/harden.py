@@ -239,7 +239,7 @@ def harden(
         return _at(problem, method)
     base = _base_utility(problem)
     best: Hardened | None = None
-    for point in candidate_cuts(model, train):
+    for point in candidate_cuts(model, train, from_input=not METHODS[method].baseline):
         made = _at(replace(problem, cut=point.name), method)
         if best is None or made.validation_utility > best.validation_utility:
             best = made
@@ -255,20 +255,27 @@ def suggest_cut(
     """`method` at every candidate cut, early to late: the raw material of the frontier."""
     return [
         (point, harden(model, train=train, method=method, cut=point.name, **settings))
-        for point in candidate_cuts(model, train)
+        for point in candidate_cuts(
+            model, train, from_input=method in METHODS and not METHODS[method].baseline
+        )
     ]
 
 
-def candidate_cuts(model: nn.Module, train: Records) -> list[CutPoint]:
-    """Cuts worth trying: those after which the client has done some work, at most eight."""
+def candidate_cuts(model: nn.Module, train: Records, *, from_input: bool = False) -> list[CutPoint]:
+    """Cuts worth trying: those after which the client has done some work, at most eight.
+
+    `from_input` puts a cut before any work in front, where the features are a vector: an adapter
+    there is a small student of the whole model, which is all that a table needs.
+    """
     points = cut_points(model, torch.from_numpy(train.x[:1]))
     useful = [point for point in points if point.flops_share > 0]
     if not useful:
         raise ConfigError("The model has no cut after its first layer: give it two layers or more.")
-    if len(useful) <= 8:
-        return useful
-    places = np.unique(np.linspace(0, len(useful) - 1, 8).round().astype(int))
-    return [useful[int(place)] for place in places]
+    if len(useful) > 8:
+        places = np.unique(np.linspace(0, len(useful) - 1, 8).round().astype(int))
+        useful = [useful[int(place)] for place in places]
+    idle = [point for point in points if point.flops_share == 0 and len(point.feature_shape) == 1]
+    return [*idle[-1:], *useful] if from_input else useful
 
 
 def _base_utility(problem: Problem) -> float:
