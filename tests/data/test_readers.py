@@ -6,7 +6,6 @@ import gzip
 import itertools
 import re
 import shutil
-import time
 from functools import cache
 from pathlib import Path
 
@@ -106,11 +105,8 @@ def test_real_sets_are_real_named_and_sound(name: str, shared_data: Path) -> Non
 
 
 @pytest.mark.shared_data
-def test_har_has_23_people_and_loads_within_two_seconds(shared_data: Path) -> None:
-    load("har_phone_watch", root=shared_data)  # the first call imports pyarrow
-    started = time.process_time()
+def test_har_has_23_people(shared_data: Path) -> None:
     task = load("har_phone_watch", root=shared_data)
-    assert time.process_time() - started < 2
     assert task.name == "har_phone_watch (phone)"
     assert task.x.shape == (3108, 6, 100)
     assert task.class_names == ("SEATED", "SITTING_DOWN", "STANDING_UP", "TURNING", "WALKING")
