@@ -72,7 +72,7 @@ class Deployment:
             full=True,
         ).findings
 
-    def publish(self, folder: Path, *, name: str) -> Bundle:
+    def publish(self, folder: Path | str, *, name: str) -> Bundle:
         """Write the bundle that `reticent serve` reads; it carries no scorecard."""
         hardened = self.hardened
 
@@ -89,7 +89,7 @@ class Deployment:
             "costs": vars(hardened.costs),
             "ledger": [],
         }
-        return bundles.write(folder, manifest, fill)
+        return bundles.write(Path(folder), manifest, fill)
 
 
 def harden(
