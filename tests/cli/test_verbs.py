@@ -155,6 +155,7 @@ def test_a_corrupted_bundle_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_tells_the_whole_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, record = ask(capsys, "demo", "--out", tmp_path / "demo")
     assert code == 0
