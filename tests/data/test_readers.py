@@ -27,6 +27,7 @@ FILES = {
     "cmapss_fd001": ("train_FD001.txt.gz",),
     "nsl_kdd": ("KDDTrain+_20Percent.txt.gz",),
     "mnist_t10k": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+    "pneumoniamnist": ("pneumoniamnist.npz",),
 }
 PUBLICS = {
     "har_phone_watch": "activity",
@@ -35,6 +36,7 @@ PUBLICS = {
     "cmapss_fd001": "remaining life",
     "nsl_kdd": "attack",
     "mnist_t10k": "parity",
+    "pneumoniamnist": "pneumonia",
 }
 
 
@@ -165,6 +167,23 @@ def test_faces_are_624_of_20_people(shared_data: Path) -> None:
 
 
 @pytest.mark.shared_data
+@pytest.mark.parametrize("public", ["pose", "eyes", "authorised"])
+def test_every_part_of_the_faces_holds_every_pose_and_both_eyes(
+    public: str, shared_data: Path
+) -> None:
+    """The file is sorted by pose: split in its order, the test would be of one pose alone."""
+    task = load("cmu_faces", root=shared_data, public=public)
+    for seed in range(3):
+        parts = partition(task, regime="known", seed=seed)
+        for attribute in sorted({"pose", "eyes"} - {public}):
+            values = task.private[attribute]
+            even = 1 / (int(values.max()) + 1)
+            for rows in (parts.train, parts.attacker_train, parts.test):
+                share = np.bincount(values[rows]) / len(rows)
+                assert np.abs(share - even).max() < 0.15, (attribute, share)
+
+
+@pytest.mark.shared_data
 def test_spoken_digits_are_3000_of_six_speakers(shared_data: Path) -> None:
     task = real("fsdd", shared_data)
     assert task.x.shape == (3000, 1, 32, 40)
@@ -226,6 +245,22 @@ def test_mnist_has_its_test_part(shared_data: Path) -> None:
 
 
 @pytest.mark.shared_data
+def test_x_rays_are_the_5030_of_this_copy_and_twins_stay_together(shared_data: Path) -> None:
+    task = real("pneumoniamnist", shared_data)
+    assert task.x.shape == (5030, 1, 28, 28)
+    assert counts(task.public) == [388 + 135 + 234, 3494 + 389 + 390]
+    # Terciles of brightness, which isn't the diagnosis under another name.
+    assert np.ptp(counts(task.private["exposure"])) <= 2
+    for band in range(3):
+        assert 0.7 < task.public[task.private["exposure"] == band].mean() < 0.95
+    assert task.recordings is not None
+    seen: dict[bytes, int] = {}
+    for image, recording in zip(task.x, task.recordings, strict=True):
+        assert seen.setdefault(image.tobytes(), int(recording)) == recording
+    assert len(seen) == len(np.unique(task.recordings)) == 5002
+
+
+@pytest.mark.shared_data
 def test_adult_has_its_complete_rows(shared_data: Path) -> None:
     columns = columns_from_uci(shared_data / "adult")
     assert {len(values) for values in columns.values()} == {45_222}
@@ -249,6 +284,8 @@ def test_adult_has_its_complete_rows(shared_data: Path) -> None:
         ("fsdd", "speaker", 0.85, 0.18),
         ("nsl_kdd", "public", 0.95, 0.54),
         ("nsl_kdd", "service", 0.60, 0.43),
+        ("pneumoniamnist", "public", 0.90, 0.86),
+        ("pneumoniamnist", "exposure", 0.75, 0.40),
     ],
 )
 def test_labels_are_in_the_records_as_measured_before(

@@ -25,6 +25,7 @@ from reticent.data.readers.fsdd import fsdd
 from reticent.data.readers.har_phone_watch import har_phone_watch
 from reticent.data.readers.mnist_t10k import mnist_t10k
 from reticent.data.readers.nsl_kdd import nsl_kdd
+from reticent.data.readers.pneumoniamnist import pneumoniamnist
 from reticent.data.task import Task
 from reticent.errors import ConfigError, DataError
 
@@ -84,6 +85,12 @@ _ENTRIES = (
     ),
     Entry(name="nsl_kdd", about="attacks on a network", make=nsl_kdd, needs_root=True),
     Entry(name="mnist_t10k", about="10,000 MNIST digits", make=mnist_t10k, needs_root=True),
+    Entry(
+        name="pneumoniamnist",
+        about="pneumonia from chest X-rays",
+        make=pneumoniamnist,
+        needs_root=True,
+    ),
 )
 ENTRIES: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
