@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from reticent.data.generators.dial import dial, dial_floor, dial_information
 from reticent.data.generators.formants import formants
 from reticent.data.generators.gait import SAMPLES, WINDOWS_PER_RECORDING, gait, people
-from reticent.data.generators.intrusion import FIELDS, GROUPS, intrusion
+from reticent.data.generators.intrusion import DAYS, FIELDS, GROUPS, intrusion
 from reticent.data.generators.sketch_faces import sketch_faces
 from reticent.data.generators.turbines import CAP, turbines
 from reticent.data.partition import Partition, partition
@@ -270,15 +270,20 @@ def test_turbines_run_until_they_fail_under_one_load_per_stretch() -> None:
     assert np.bincount(task.recordings).max() == 6
 
 
-def test_intrusions_have_their_share_and_hosts_their_day() -> None:
+def test_intrusions_have_their_share_and_hosts_their_days() -> None:
     task, _ = made("intrusion")
     assert task.x.shape[1] == len(FIELDS)
     n = len(task)
     assert task.public.mean() == pytest.approx(0.12, abs=5 * math.sqrt(0.12 * 0.88 / n))
     assert np.bincount(task.private["group"]).tolist() == [n / len(GROUPS)] * len(GROUPS)
     sine, cosine = (task.x[:, FIELDS.index(f"hour {part}")] for part in ("sine", "cosine"))
-    hour = (np.arctan2(sine, cosine) % (2 * np.pi)).reshape(80, 100)
-    assert (np.diff(hour, axis=1) > -1e-4).all()
+    hour = (np.arctan2(sine, cosine) % (2 * np.pi)).reshape(80, DAYS, 100 // DAYS)
+    assert (np.diff(hour, axis=2) > -1e-4).all()
+    # Known users are split by time: no part may be all mornings or all evenings. A part's share
+    # of the ten days needn't be whole days: 3.2 days may be short of one evening in sixteen.
+    task, parts = made("intrusion")
+    late = (hour > np.pi).ravel()
+    assert abs(late[parts.attacker_train].mean() - late[parts.test].mean()) < 0.10
     ports = task.x[:, FIELDS.index("port web") :]
     assert (ports.sum(axis=1) == 1).all()
     assert intrusion(public="attack", hosts=8).kind is Kind.CLASSIFICATION

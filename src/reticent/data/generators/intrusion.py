@@ -15,6 +15,7 @@ FIELDS = (
     "share same peer", "failed logins", "hour sine", "hour cosine", "port web", "port mail",
     "port shell", "port file", "port other",
 )  # fmt: skip
+DAYS = 10
 GROUPS = ("office", "server", "sensor", "administration")
 ATTACKS = ("scan", "flood", "password guessing", "exfiltration")
 # Rows: groups. Columns: log duration, bytes out, bytes in, packets out, packets in, flows, to port.
@@ -61,7 +62,7 @@ def intrusion(
     flows: int = 100,
     attack_share: float = 0.12,
 ) -> Task:
-    """SYNTHETIC flow records (n, 18), in time order per host.
+    """SYNTHETIC flow records (n, 18), ten days of each host in time order.
 
     Public: attack (1) or normal (0): `"anomaly"` as an anomaly task, `"attack"` as classification
     into two classes. Private: the host's group, which tells what it is for, and the host. The
@@ -125,11 +126,14 @@ def _shares(
 def _hours(group: NDArray[np.int64], flows: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """The time of day as sine and cosine, (n, 2): people work by day, servers and sensors always.
 
-    Rows of one host are one day in order.
+    Rows of one host are ten days in order, so that its early and late records, which a split by
+    time parts, cover the same hours.
     """
     people = np.isin(group, (0, 3))
     day = rng.normal(13.0, 3.0, size=len(group))
     hour = np.where(people, day, rng.uniform(0.0, 24.0, size=len(group))) % 24
-    hour = np.sort(hour.reshape(-1, flows), axis=1).ravel()
+    day_of_flow = np.tile(np.arange(flows) * DAYS // flows, len(hour) // flows)
+    host = np.repeat(np.arange(len(hour) // flows), flows)
+    hour = hour[np.lexsort((hour, day_of_flow, host))]
     angle = 2 * np.pi * hour / 24
     return np.stack([np.sin(angle), np.cos(angle)], axis=1)
