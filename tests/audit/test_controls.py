@@ -5,7 +5,7 @@ import pytest
 import torch
 from attack_views import gaussian, view
 
-from reticent.attacks.attribute import attack_attribute
+from reticent.attacks.attribute.inference import attack_attribute
 from reticent.audit.attribute import judge
 from reticent.audit.controls import Plant, controls, label_only, plant, shuffled
 

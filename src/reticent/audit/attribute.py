@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from reticent.attacks.attribute import QUICK, AttributeScores, attack_attribute
+from reticent.attacks.attribute.inference import QUICK, AttributeScores, attack_attribute
 from reticent.attacks.finding import Finding
 from reticent.attacks.view import Observed, ServerView
 from reticent.audit.statistics import Bootstrap, bootstrap_balanced

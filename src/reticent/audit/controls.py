@@ -9,9 +9,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from reticent.attacks.attribute import QUICK, attack_attribute
+from reticent.attacks.attribute.inference import QUICK, attack_attribute
+from reticent.attacks.attribute.material import draw
 from reticent.attacks.finding import Finding
-from reticent.attacks.material import draw
 from reticent.attacks.view import Observed, ServerView
 from reticent.audit.attribute import judge
 from reticent.errors import DataError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reticent.attacks.decoding import FewShotDecoding, decode_few_shot
+from reticent.attacks.extraction.few_shot import FewShotDecoding, decode_few_shot
 from reticent.attacks.finding import Finding
 from reticent.audit.statistics import bootstrap_balanced
 from reticent.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reticent.attacks.finding import Finding
-from reticent.attacks.reconstruction import (
+from reticent.attacks.reconstruction.features import (
     FLOOR,
     ReconstructionScores,
     attack_reconstruction,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from reticent.attacks.pooling import pooled, singles
+from reticent.attacks.attribute.pooling import pooled, singles
 
 
 @settings(max_examples=40, deadline=None)

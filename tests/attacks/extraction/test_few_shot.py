@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reticent.attacks.decoding import decode_few_shot
+from reticent.attacks.extraction.few_shot import decode_few_shot
 from reticent.errors import DataError
 
 

@@ -6,7 +6,7 @@ import torch
 from attack_views import gaussian, view
 from torch import nn
 
-from reticent.attacks.reconstruction import FLOOR, OPTIMISED, attack_reconstruction
+from reticent.attacks.reconstruction.features import FLOOR, OPTIMISED, attack_reconstruction
 from reticent.attacks.view import Observed, ServerView
 
 

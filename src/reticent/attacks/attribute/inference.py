@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from reticent.attacks import families as classical
-from reticent.attacks import networks
-from reticent.attacks.calibration import (
+from reticent.attacks.attribute import families as classical
+from reticent.attacks.attribute import networks
+from reticent.attacks.attribute.calibration import (
     balanced_accuracy,
     balanced_log_loss,
     calibrate,
 )
-from reticent.attacks.families import Family, Scores
-from reticent.attacks.material import Material, gather
-from reticent.attacks.pooling import Groups, pooled, singles
+from reticent.attacks.attribute.families import Family, Scores
+from reticent.attacks.attribute.material import Material, gather
+from reticent.attacks.attribute.pooling import Groups, pooled, singles
 from reticent.attacks.view import ServerView
 from reticent.errors import ConfigError
 

@@ -17,8 +17,8 @@ from scipy.linalg import cho_factor, cho_solve
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from reticent.attacks.calibration import balanced_log_loss, calibrate
-from reticent.attacks.material import Material, Sample
+from reticent.attacks.attribute.calibration import balanced_log_loss, calibrate
+from reticent.attacks.attribute.material import Material, Sample
 
 _SMALL = 1e-12
 

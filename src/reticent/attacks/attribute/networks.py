@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reticent.attacks.families import Scores
-from reticent.attacks.material import Material, Sample
+from reticent.attacks.attribute.families import Scores
+from reticent.attacks.attribute.material import Material, Sample
 
 _BATCH = 192
 _CONV_BUDGET = 6e11

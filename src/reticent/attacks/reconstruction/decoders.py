@@ -17,7 +17,7 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reticent.attacks.material import draw
+from reticent.attacks.attribute.material import draw
 from reticent.attacks.view import Observed, Redraw, ServerView
 from reticent.attacks.whitening import Whitening
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from reticent.attacks.calibration import balanced_accuracy, balanced_log_loss, calibrate
+from reticent.attacks.attribute.calibration import balanced_accuracy, balanced_log_loss, calibrate
 
 
 def _noisy_scores(rng: np.random.Generator, factor: float) -> tuple[np.ndarray, np.ndarray]:

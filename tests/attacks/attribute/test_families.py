@@ -5,7 +5,7 @@ import pytest
 import torch
 from attack_views import gaussian, view
 
-from reticent.attacks.attribute import FAMILIES, attack_attribute
+from reticent.attacks.attribute.inference import FAMILIES, attack_attribute
 from reticent.attacks.view import ServerView
 
 

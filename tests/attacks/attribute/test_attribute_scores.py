@@ -7,7 +7,7 @@ import pytest
 import torch
 from attack_views import gaussian, view
 
-from reticent.attacks.attribute import attack_attribute, poolable
+from reticent.attacks.attribute.inference import attack_attribute, poolable
 from reticent.errors import ConfigError, DataError
 
 FAST = ("linear", "count table")

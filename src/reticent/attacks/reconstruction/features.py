@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reticent.attacks import decoders
-from reticent.attacks.decoders import Guess, Images, Puzzle
-from reticent.attacks.inversion import invert
+from reticent.attacks.reconstruction import decoders
+from reticent.attacks.reconstruction.decoders import Guess, Images, Puzzle
+from reticent.attacks.reconstruction.feature_inversion import invert
 from reticent.attacks.view import ServerView
 from reticent.random import seeded
 

@@ -1,0 +1,1 @@
+"""Extraction: what a client can copy of the model."""

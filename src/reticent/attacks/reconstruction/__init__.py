@@ -1,0 +1,1 @@
+"""Reconstruction: inputs and training records rebuilt from features, gradients, weights."""
