@@ -16,38 +16,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from rows import Row, row
 from sets import SETS, recipe
 
-Row = dict[str, Any]
 CASES = ("codes", "noise", "methods", "correlation", "service", "hardening")
 BASELINES = ("center", "nopeek", "adversarial", "vib", "noise")
 # Published or prototype figures that the project set out to beat, with their source.
 PROTOTYPE_EXCESS_M8, PROTOTYPE_TAU = 0.24, 0.74
-
-
-def row(
-    case: str, metric: str, ours: float, rival: float | None, rival_name: str, **more: Any
-) -> Row:
-    """One result; `better` says whether a higher figure is better (default: lower)."""
-    higher = more.pop("higher", False)
-    ratio = None
-    if rival is not None and min(ours, rival) > 0:
-        ratio = round(ours / rival if higher else rival / ours, 3)
-    return {
-        "case": case,
-        "metric": metric,
-        "ours": round(ours, 4),
-        "rival": None if rival is None else round(rival, 4),
-        "rival_name": rival_name,
-        "ratio": ratio,
-        **more,
-    }
 
 
 def codes(names: list[str], seeds: int) -> Iterator[Row]:

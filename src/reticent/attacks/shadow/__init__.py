@@ -1,0 +1,1 @@
+"""Shadow models: many models trained like the target, at the price of a few."""
