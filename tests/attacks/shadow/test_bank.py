@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from reticent.attacks.shadow import chunks
+from reticent.attacks.shadow import chunks, training
 from reticent.attacks.shadow.bank import ShadowBank
 from reticent.attacks.shadow.recipe import TrainingRecipe
 from reticent.attacks.shadow.training import fresh
@@ -78,7 +78,7 @@ def test_members_are_learnt_by_heart() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bank()
-    monkeypatch.setattr(chunks, "_MOST_MODELS", 2)
+    monkeypatch.setattr(training, "_MOST_MODELS", 2)
     parted = bank()
     assert np.allclose(whole.log_probabilities, parted.log_probabilities, atol=1e-5)
     assert whole.digest == parted.digest
@@ -180,7 +180,7 @@ def test_what_has_no_sound_answer_is_refused() -> None:
 
 
 def test_an_interrupted_run_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "_MOST_MODELS", 2)
+    monkeypatch.setattr(training, "_MOST_MODELS", 2)
     told: list[float] = []
 
     def stop(share: float) -> None:

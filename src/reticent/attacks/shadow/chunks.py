@@ -23,11 +23,10 @@ from reticent.attacks.shadow.files import read_arrays, write_arrays
 from reticent.attacks.shadow.identity import Identity
 from reticent.attacks.shadow.masks import held_out_rows, rows_of
 from reticent.attacks.shadow.recipe import TrainingRecipe
-from reticent.attacks.shadow.training import fresh, log_probabilities, train_stack
+from reticent.attacks.shadow.training import chunk_size, fresh, log_probabilities, train_stack
 from reticent.errors import ConfigError, DataError
 
-_MOST_MODELS = 64
-_MOST_WEIGHTS = 2_000_000
+_ESTIMATORS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,12 +42,10 @@ class Job:
 
     @property
     def chunk(self) -> int:
-        """How many models are trained at once: few enough for the cache and for memory."""
+        """How many models are trained at once."""
         if is_estimator(self.architecture):
-            return 8
-        model = fresh(self.architecture, seed=self.seed, number=0)
-        weights = sum(p.numel() for p in model.parameters())
-        return max(1, min(_MOST_MODELS, _MOST_WEIGHTS // max(weights, 1)))
+            return _ESTIMATORS
+        return chunk_size(self.architecture, seed=self.seed)
 
 
 def answers(

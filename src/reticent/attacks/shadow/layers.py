@@ -30,6 +30,14 @@ class StackedLayer(nn.Module):
         for name, _ in first.named_buffers(recurse=False):
             self.register_buffer(name, torch.stack([layer.get_buffer(name) for layer in layers]))
 
+    def squared_norms(self, x: Tensor, gradient: Tensor) -> Tensor | None:
+        """Squared norms (N*B,) of each record's gradient with respect to this layer's parameters.
+
+        x is the layer's input and `gradient` the loss's gradient at its output, (N*B, ...) both;
+        None where this layer can't tell.
+        """
+        return None
+
 
 class StackedLinear(StackedLayer):
     """N linear layers as one batched product."""
@@ -47,6 +55,11 @@ class StackedLinear(StackedLayer):
         else:
             out = torch.bmm(rows, weight)
         return out.view(*x.shape[:-1], out.shape[-1])
+
+    def squared_norms(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """|x|^2 |gradient|^2 for one product per record; else of the sum of outer products."""
+        x, gradient = x.unflatten(0, (len(x), 1)), gradient.unflatten(0, (len(x), 1))
+        return _product_norms(x.flatten(1, -2), gradient.flatten(1, -2), self.has_bias)
 
 
 class StackedConvolution(StackedLayer):
@@ -69,6 +82,15 @@ class StackedConvolution(StackedLayer):
         bias = self.get_parameter("bias").flatten() if self.has_bias else None
         out = self.convolve(wide, weight, bias, *self.options, groups=self.count * self.groups)
         return _end_to_end(out, self.count)
+
+    def squared_norms(self, x: Tensor, gradient: Tensor) -> Tensor | None:
+        """Those of the products of patches and output gradients; None in three dimensions."""
+        stride, padding, dilation = self.options
+        if x.ndim != 4 or self.groups > 1 or isinstance(padding, str):
+            return None
+        kernel = self.get_parameter("weight").shape[-2:]
+        patches = functional.unfold(x, kernel, dilation, padding, stride)
+        return _product_norms(patches.mT, gradient.flatten(2).mT, self.has_bias)
 
 
 class StackedBatchNorm(StackedLayer):
@@ -119,6 +141,12 @@ class StackedLayerNorm(StackedLayer):
         inner = (1,) * (x.ndim - len(self.shape))
         return _scaled(self, out, inner, ())
 
+    def squared_norms(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Of scale and offset."""
+        plain = functional.layer_norm(x, self.shape, eps=self.eps)
+        inner = range(1, x.ndim - len(self.shape))
+        return _scale_norms(self, plain, gradient, tuple(inner))
+
 
 class StackedGroupNorm(StackedLayer):
     """N group normalisations: one normalisation, N scales and offsets."""
@@ -132,6 +160,11 @@ class StackedGroupNorm(StackedLayer):
         """(N*B, channels, ...) to the same."""
         out = functional.group_norm(x, self.groups, eps=self.eps)
         return _scaled(self, out, (1,), (1,) * (x.ndim - 2))
+
+    def squared_norms(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Of scale and offset."""
+        plain = functional.group_norm(x, self.groups, eps=self.eps)
+        return _scale_norms(self, plain, gradient, tuple(range(2, x.ndim)))
 
 
 class StackedEmbedding(StackedLayer):
@@ -198,3 +231,30 @@ def _scaled(
             shaped = value.view(layer.count, *before, *value.shape[1:], *after)
             own = own * shaped if name == "weight" else own + shaped
     return own.view(x.shape)
+
+
+def _product_norms(x: Tensor, gradient: Tensor, has_bias: bool) -> Tensor:
+    """Squared norms (M,) of sum_t gradient_t x_t' (and of sum_t gradient_t, for a bias).
+
+    x is (M, T, in), gradient (M, T, out). With few t, by inner products; else by the sums.
+    """
+    times, wide, out = x.shape[1], x.shape[2], gradient.shape[2]
+    if times == 1:
+        norms = x.square().sum(dim=(1, 2)) * gradient.square().sum(dim=(1, 2))
+    elif times * times < wide * out:
+        norms = (torch.bmm(x, x.mT) * torch.bmm(gradient, gradient.mT)).sum(dim=(1, 2))
+    else:
+        norms = torch.bmm(gradient.mT, x).square().sum(dim=(1, 2))
+    return norms + gradient.sum(dim=1).square().sum(dim=1) if has_bias else norms
+
+
+def _scale_norms(
+    layer: StackedLayer, plain: Tensor, gradient: Tensor, shared: tuple[int, ...]
+) -> Tensor:
+    """Squared norms (M,) for a scale and an offset that the axes `shared` have in common."""
+    norms = torch.zeros(len(plain))
+    for name, part in (("weight", gradient * plain), ("bias", gradient)):
+        if layer._parameters.get(name) is not None:
+            summed = part.sum(dim=shared) if shared else part
+            norms += summed.flatten(1).square().sum(dim=1)
+    return norms

@@ -37,6 +37,11 @@ class Stack:
         """What the optimiser moves."""
         raise NotImplementedError
 
+    def clear_gradients(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def train(self, mode: bool) -> None:
         """Training mode (dropout, batch statistics) or evaluation mode."""
         raise NotImplementedError
@@ -84,6 +89,11 @@ class LayerStack(Stack):
         return out.view(self.count, -1, *out.shape[1:])
 
     @property
+    def layers(self) -> list[StackedLayer]:
+        """The exchanged layers."""
+        return [part for part in self.network.modules() if isinstance(part, StackedLayer)]
+
+    @property
     def parameters(self) -> list[nn.Parameter]:
         """One parameter per parameter of the network, with a first axis of N."""
         return [p for p in self.network.parameters() if p.requires_grad]
@@ -105,37 +115,38 @@ class VmapStack(Stack):
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__(models)
-        given, buffers = stack_module_state(list(models))
-        learnt = dict(models[0].named_parameters())
-        self._parameters: dict[str, Tensor] = {
-            name: nn.Parameter(value.detach(), learnt[name].requires_grad)
-            for name, value in given.items()
-        }
-        self._buffers = buffers
-        self._network = copy.deepcopy(models[0]).to("meta")
+        every, self.fixed = stack_module_state(list(models))
+        self.learnt: dict[str, Tensor] = {}
+        for name, given in models[0].named_parameters():
+            value = every[name].detach()
+            if given.requires_grad:
+                self.learnt[name] = nn.Parameter(value)
+            else:
+                self.fixed[name] = value
+        # Only its structure is run: the tensors come from the stack.
+        self.network = copy.deepcopy(models[0]).to("meta")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs (N, B, outputs) of records (N, B, ...)."""
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> Any:
-            return functional_call(self._network, (parameters, buffers), (own,))
+        def one(learnt: dict[str, Tensor], fixed: dict[str, Tensor], own: Tensor) -> Any:
+            return functional_call(self.network, (learnt, fixed), (own,))
 
-        out: Tensor = vmap(one, randomness="different")(self._parameters, self._buffers, x)
+        out: Tensor = vmap(one, randomness="different")(self.learnt, self.fixed, x)
         return out
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """One parameter per parameter of the network, with a first axis of N."""
-        every = self._parameters.values()
-        return [p for p in every if isinstance(p, nn.Parameter) and p.requires_grad]
+        return [p for p in self.learnt.values() if isinstance(p, nn.Parameter)]
 
     def train(self, mode: bool) -> None:
         """Training mode (dropout, batch statistics) or evaluation mode."""
-        self._network.train(mode)
+        self.network.train(mode)
 
     def state(self, model: int) -> dict[str, Tensor]:
         """Views of one model's parameters and buffers, by their names in the network."""
-        every = {**self._parameters, **self._buffers}
+        every = {**self.learnt, **self.fixed}
         return {name: every[name].detach()[model] for name in self.template.state_dict()}
 
 
@@ -175,6 +186,13 @@ def stack(models: Sequence[nn.Module], few: Tensor) -> Stack:
         except (UnsupportedError, RuntimeError, NotImplementedError, ValueError):
             continue
     return LoopStack(models)
+
+
+def two_columns(logits: Tensor) -> Tensor:
+    """Logits (..., C); one column is the second of two classes, the first being 0."""
+    if logits.shape[-1] > 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=-1)
 
 
 @torch.no_grad()

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reticent.attacks.shadow.masks import held_out_rows, rows_of
+from reticent.attacks.shadow.private import poisson_batch, private_stack, set_private_gradients
 from reticent.attacks.shadow.recipe import TrainingRecipe
-from reticent.attacks.shadow.stack import Stack, stack
+from reticent.attacks.shadow.stack import Stack, stack, two_columns
+from reticent.attacks.spec import Labelled
 from reticent.errors import ConfigError, DataError
 from reticent.random import seeded
 
@@ -29,6 +32,8 @@ Architecture = nn.Module | Callable[[], nn.Module]
 
 _INITIAL, _ORDER, _LAYERS = 3, 4, 5
 _ROWS = 512
+_MOST_MODELS = 64
+_MOST_WEIGHTS = 2_000_000
 
 
 def fresh(architecture: Architecture, *, seed: int, number: int) -> nn.Module:
@@ -80,28 +85,60 @@ def train_stack(
     numbers = range(first, first + len(rows))
     models = [fresh(architecture, seed=seed, number=number) for number in numbers]
     with _torch_seed(seed, _LAYERS, first + 1):
-        made = stack(models, x[:4])
+        made = (stack if recipe.clip_norm is None else private_stack)(models, x[:4])
         made.train(True)
         orders = [seeded(seed, _ORDER, number + 1) for number in numbers]
+        gradients = _gradients if recipe.clip_norm is None else _private_gradients
         optimiser = _optimiser(made.parameters, recipe)
-        best = np.full(len(rows), np.inf)
-        kept: list[dict[str, Tensor]] = [{} for _ in rows]
+        best = _Best(len(rows))
         for epoch in range(recipe.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = rate(recipe, epoch)
-            for batch in _batches(rows, recipe.batch_size, orders):
-                _step(made, optimiser, x, y, batch)
+            for _ in gradients(made, recipe, x, y, rows, orders):
+                optimiser.step()
             if recipe.keep == "best":
-                losses = _losses(made, x, y, held_out)
-                for index in np.flatnonzero(losses < best).tolist():
-                    best[index] = losses[index]
-                    kept[index] = {n: v.clone() for n, v in made.state(index).items()}
+                best.note(made, _losses(made, x, y, held_out))
                 made.train(True)
-    if recipe.keep == "best":
-        _restore(made, kept)
+    best.restore(made)
     made.train(False)
     _check_finite(made, first)
     return made
+
+
+def train_models(
+    architecture: Architecture,
+    recipe: TrainingRecipe,
+    data: Labelled,
+    member: NDArray[np.bool_],
+    *,
+    seed: int,
+) -> Iterator[nn.Module]:
+    """The models themselves, one per row of `member` (N, n), in evaluation mode.
+
+    For attacks that read weights. A chunk is in memory at a time: drop what you have read.
+    """
+    rows = rows_of(member)
+    held_out = held_out_rows(member, size=recipe.held_out, seed=seed)
+    x, y = torch.from_numpy(np.ascontiguousarray(data.x)), torch.from_numpy(data.y)
+    size = chunk_size(architecture, seed=seed)
+    for start in range(0, len(rows), size):
+        made = train_stack(
+            architecture,
+            recipe,
+            x,
+            y,
+            rows=rows[start : start + size],
+            held_out=held_out[start : start + size],
+            seed=seed,
+            first=start,
+        )
+        yield from made.models()
+
+
+def chunk_size(architecture: Architecture, *, seed: int) -> int:
+    """How many models are trained at once: few enough for the cache and for memory."""
+    weights = sum(p.numel() for p in fresh(architecture, seed=seed, number=0).parameters())
+    return max(1, min(_MOST_MODELS, _MOST_WEIGHTS // max(weights, 1)))
 
 
 def rate(recipe: TrainingRecipe, epoch: int) -> float:
@@ -125,25 +162,37 @@ def log_probabilities(made: Stack, x: Tensor) -> NDArray[np.float32]:
     return np.asarray(torch.cat(parts, dim=1).numpy())
 
 
-def two_columns(logits: Tensor) -> Tensor:
-    """Logits (..., C); one column is the second of two classes, the first being 0."""
-    if logits.shape[-1] > 1:
-        return logits
-    return torch.cat([torch.zeros_like(logits), logits], dim=-1)
+def _gradients(
+    made: Stack,
+    recipe: TrainingRecipe,
+    x: Tensor,
+    y: Tensor,
+    rows: NDArray[np.int64],
+    orders: list[np.random.Generator],
+) -> Iterator[None]:
+    """One epoch of gradients, each model's of its own batch: a sum of losses keeps them apart."""
+    for batch in _batches(rows, recipe.batch_size, orders):
+        made.clear_gradients()
+        logits = two_columns(made(_records(x, batch)))
+        losses = functional.cross_entropy(logits.flatten(0, 1), y[batch.flatten()], reduction="sum")
+        (losses / batch.shape[1]).backward()
+        yield
 
 
-def _step(
-    made: Stack, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, batch: Tensor
-) -> None:
-    """One step of each model on its own batch; the losses' sum has each model's own gradient."""
-    logits = two_columns(made(_records(x, batch)))
-    loss = (
-        functional.cross_entropy(logits.flatten(0, 1), y[batch.flatten()], reduction="sum")
-        / batch.shape[1]
-    )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
+def _private_gradients(
+    made: Stack,
+    recipe: TrainingRecipe,
+    x: Tensor,
+    y: Tensor,
+    rows: NDArray[np.int64],
+    orders: list[np.random.Generator],
+) -> Iterator[None]:
+    """One epoch of clipped and noised gradients of Poisson batches."""
+    rate = min(1.0, recipe.batch_size / rows.shape[1])
+    for _ in range(-(-rows.shape[1] // recipe.batch_size)):
+        batch, weights = poisson_batch(rows, rate, orders)
+        set_private_gradients(made, recipe, _records(x, batch), y[batch], weights, orders)
+        yield
 
 
 @torch.no_grad()
@@ -190,12 +239,26 @@ def _optimiser(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.
     return kind(parameters, **options)
 
 
-@torch.no_grad()
-def _restore(made: Stack, kept: list[dict[str, Tensor]]) -> None:
-    for index, state in enumerate(kept):
-        now = made.state(index)
-        for name, value in state.items():
-            now[name].copy_(value)
+class _Best:
+    """Each model's state at the epoch with its least loss on held-out rows."""
+
+    def __init__(self, count: int) -> None:
+        self._losses = np.full(count, np.inf)
+        self._states: dict[int, dict[str, Tensor]] = {}
+
+    def note(self, made: Stack, losses: NDArray[np.float64]) -> None:
+        """Keep the models whose losses (N,) are the least so far."""
+        for model in np.flatnonzero(losses < self._losses).tolist():
+            self._losses[model] = losses[model]
+            self._states[model] = {n: v.clone() for n, v in made.state(model).items()}
+
+    @torch.no_grad()
+    def restore(self, made: Stack) -> None:
+        """Put what was kept back into the stack."""
+        for model, state in self._states.items():
+            now = made.state(model)
+            for name, value in state.items():
+                now[name].copy_(value)
 
 
 def _check_finite(made: Stack, first: int) -> None:
