@@ -190,7 +190,7 @@ def test_a_gaussian_mechanism_is_rarely_flagged_and_a_tenth_of_its_noise_always(
                 target="canary",
                 guarantee=claim(epsilon, delta),
                 gaussian=True,
-                shares=(0.1, 1.0),
+                shares=(0.1, 0.8),
                 seed=run,
             )
             flagged += [finding.contradicts is not None for finding in found]
@@ -251,7 +251,7 @@ def test_too_few_canaries_or_a_weak_control_make_a_pass_inconclusive() -> None:
             target="canary",
             guarantee=claim(6.0, 1e-5),
             control=control,  # type: ignore[arg-type]
-            shares=(1.0,),
+            shares=(0.8,),
             seed=5,
         )
         return str(found[0].details["status"])
