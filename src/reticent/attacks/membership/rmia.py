@@ -22,11 +22,13 @@ OFFLINE_A = 0.3
 
 def rmia_online(target: Signals, references: References, *, gamma: float = GAMMA) -> Scores:
     """The score with Pr(x) = (mean IN confidence + mean OUT confidence) / 2, (n,) in [0, 1)."""
-    outside, inside = _confidences(references)
-    missing = np.where(np.isnan(outside), inside, outside)
-    inside = np.where(np.isnan(inside), OFFLINE_A * missing + 1 - OFFLINE_A, inside)
-    prior = 0.5 * (inside + missing)
-    return _score(target, references, prior, gamma)
+    return _score(target, references, _online_prior(references), gamma)
+
+
+def log_ratio(target: Signals, references: References) -> NDArray[np.float64]:
+    """log Pr(x | target) - log Pr(x) with the online Pr(x), (n,): `rmia_online` orders by it."""
+    own = target.log_confidence[: target.pool]
+    return np.asarray(own - np.log(_online_prior(references)))
 
 
 def rmia_offline(
@@ -79,6 +81,13 @@ def _score(
     average = np.exp(references.signals.log_confidence[:, n:]).mean(axis=0)
     population = target.log_confidence[n:] - np.log(average)
     return beaten_share(ratio - np.log(gamma), population)
+
+
+def _online_prior(references: References) -> NDArray[np.float64]:
+    outside, inside = _confidences(references)
+    outside = np.where(np.isnan(outside), inside, outside)
+    inside = np.where(np.isnan(inside), OFFLINE_A * outside + 1 - OFFLINE_A, inside)
+    return np.asarray(0.5 * (inside + outside))
 
 
 def _confidences(references: References) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
