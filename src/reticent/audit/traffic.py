@@ -40,8 +40,8 @@ def audit_traffic(
     Floor is 1 / (number of classes). A third of the exchanges trains the observers, a third
     chooses one, the last third judges it; with `users`, whole users are dealt and resampled.
     Where all exchanges look alike the excess is exactly 0: nothing to test. Ceiling and positive
-    control is the same traffic with replies padded to a length per class; the negative control permutes
-    the classes. Details hold the mutual information in nats with its permutation p-value.
+    control is the same traffic with replies of one length per class; the negative control
+    permutes the classes. Details hold the mutual information in nats with its permutation p-value.
     Raises `DataError` for fewer than 40 exchanges or one class.
     """
     values, codes = np.unique(classes, return_inverse=True)
