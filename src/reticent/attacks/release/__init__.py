@@ -1,0 +1,1 @@
+"""Attacks on a released table: singling out, linkability, inference and membership."""
