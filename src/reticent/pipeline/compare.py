@@ -11,7 +11,8 @@ from reticent.audit.attribute import audit_attributes
 from reticent.audit.frontier import Point
 from reticent.data.answers import METRICS
 from reticent.errors import ConfigError
-from reticent.inference.split.harden import METHODS, candidate_cuts
+from reticent.inference.split.harden import candidate_cuts
+from reticent.inference.split.methods import METHODS
 from reticent.pipeline.attack import measured_point
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Report, Stage, by_regime, load_task, prepare
