@@ -12,7 +12,11 @@ from reticent.inference.split.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to harden: what runs, what it needs, where it comes from."""
+    """A way to harden: what runs, what it needs, where it comes from.
+
+    `grid` lists the strengths that a comparison tries before it judges the method; only baselines
+    have one, since ours are compared as they come.
+    """
 
     name: str
     run: Callable[[Problem], Halves]
@@ -22,6 +26,11 @@ class Method:
     options: tuple[str, ...] = ()
     needs_private: bool = False
     baseline: bool = True
+    grid: tuple[Mapping[str, float], ...] = ()
+
+
+def _grid(option: str, *values: float) -> tuple[Mapping[str, float], ...]:
+    return tuple({option: value} for value in values)
 
 
 METHODS: Mapping[str, Method] = {
@@ -69,9 +78,15 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.center,
             source="Wen et al. 2016",
             retrains=True,
+            grid=_grid("weight", 1.0, 10.0, 100.0),
         ),
         Method(
-            name="ceb", options=("weight",), run=finetuned.ceb, source="Fischer 2020", retrains=True
+            name="ceb",
+            options=("weight",),
+            run=finetuned.ceb,
+            source="Fischer 2020",
+            retrains=True,
+            grid=_grid("weight", 1.0, 10.0, 100.0),
         ),
         Method(
             name="vib",
@@ -79,6 +94,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.vib,
             source="Alemi et al. 2017",
             retrains=True,
+            grid=_grid("weight", 0.01, 0.1, 1.0),
         ),
         Method(
             name="noise",
@@ -86,6 +102,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.noise,
             source="Osia et al. 2017",
             retrains=True,
+            grid=_grid("sigma", 1.0, 2.0, 4.0),
         ),
         Method(
             name="supcon",
@@ -93,6 +110,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.supcon,
             source="Khosla et al. 2020",
             retrains=True,
+            grid=_grid("weight", 0.1, 0.5, 2.0),
         ),
         Method(
             name="siamese",
@@ -100,6 +118,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.siamese,
             source="Osia et al. 2017",
             retrains=True,
+            grid=_grid("weight", 0.1, 1.0, 10.0),
         ),
         Method(
             name="nopeek",
@@ -107,6 +126,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.nopeek,
             source="Vepakomma et al. 2020",
             retrains=True,
+            grid=_grid("weight", 0.5, 2.0, 8.0),
         ),
         Method(
             name="adversarial",
@@ -114,6 +134,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.adversarial,
             source="Roy & Boddeti 2019",
             retrains=True,
+            grid=_grid("weight", 0.1, 1.0, 10.0),
             needs_private=True,
         ),
         Method(
@@ -122,6 +143,7 @@ METHODS: Mapping[str, Method] = {
             run=frozen.shredder,
             source="Mireshghallah et al. 2020",
             retrains=False,
+            grid=_grid("weight", 0.1, 0.3, 1.0),
         ),
         Method(
             name="nullspace",
