@@ -1,11 +1,12 @@
 """Split inference against its rivals: utility, leakage, cost, on real data and real sockets.
 
-    python benchmarks/split/run.py [--quick] [--case CASE] [--set SET] --json
+    python benchmarks/split/run.py [--quick] [--case CASE] [--set SET] [--method METHOD] --json
 
 Cases: codes, noise, methods, correlation, service, hardening. Prints one JSON object
 {"rows": [...]}; `ratio` above 1 means that we are better, null that it is undefined (a leak of
 exactly zero).
-Needs RETICENT_DATA for every case but `service`.
+`--method` keeps the cases codes and methods to some methods. Needs RETICENT_DATA for every case
+but `service`.
 """
 
 from __future__ import annotations
@@ -26,18 +27,20 @@ from rows import Row, row
 from sets import SETS, recipe
 
 CASES = ("codes", "noise", "methods", "correlation", "service", "hardening")
+CODES = ("adapter_code", "prototype_code")
+OURS = (*CODES, "center_noise")
 BASELINES = ("center", "nopeek", "adversarial", "vib", "noise")
 # Published or prototype figures that the project set out to beat, with their source.
 PROTOTYPE_EXCESS_M8, PROTOTYPE_TAU = 0.24, 0.74
 
 
-def codes(names: list[str], seeds: int) -> Iterator[Row]:
+def codes(names: list[str], seeds: int, chosen: list[str]) -> Iterator[Row]:
     """One code per answer: utility and client share, over partitions; excess is computed."""
     from reticent.audit.attribute import audit_attributes
     from reticent.pipeline.stage import by_regime, load_task, prepare
 
     for name in names:
-        for method in ("adapter_code", "prototype_code"):
+        for method in chosen:
             base, kept, shares, worst, cuts = [], [], [], 0.0, []
             for seed in range(seeds):
                 plan = recipe(name, seed=seed, seeds=1, quick=False, method=method)
@@ -68,6 +71,7 @@ def codes(names: list[str], seeds: int) -> Iterator[Row]:
                 n=n,
                 loss=round(loss, 4),
                 loss_sd=spread,
+                losses=[round(float(value), 4) for value in np.subtract(base, kept)],
                 seeds=seeds,
             )
             yield row(
@@ -138,20 +142,19 @@ def noise(names: list[str], seeds: int) -> Iterator[Row]:
                 )
 
 
-def methods(names: list[str], seeds: int, quick: bool) -> Iterator[Row]:
+def methods(names: list[str], seeds: int, quick: bool, chosen: list[str]) -> Iterator[Row]:
     """Every method on every set, one attack protocol: the table of the frontier."""
     from reticent.pipeline.compare import compare
 
-    ours = ("adapter_code", "prototype_code", "center_noise")
     for name in names:
         plan = recipe(name, seed=0, seeds=seeds, quick=quick)
-        made = compare(plan, [*ours, *BASELINES], report=quiet)
-        best = next(point for point in made.points if point.method == ours[0])
+        made = compare(plan, chosen, report=quiet)
+        best = next((point for point in made.points if point.method in OURS), None)
         for point in made.points:
             common = {
                 "unit": "task metric",
                 "n": seeds,
-                "cut": point.parameters.get("cut"),
+                "parameters": dict(point.parameters),
                 "client_flops_share": round(point.client_flops_share, 4),
                 "few_shot": {str(k): round(v, 4) for k, v in point.few_shot.items()},
             }
@@ -168,8 +171,8 @@ def methods(names: list[str], seeds: int, quick: bool) -> Iterator[Row]:
                 f"methods/{name}/{point.method}",
                 f"worst excess ({point.target}, m = {point.requests})",
                 point.excess,
-                best.excess,
-                f"ours ({ours[0]})",
+                None if best is None else best.excess,
+                "ours" if best is None else f"ours ({best.method})",
                 unit="balanced accuracy",
                 n=seeds,
                 ci=None if point.excess_ci is None else [round(b, 4) for b in point.excess_ci],
@@ -273,6 +276,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--set", choices=tuple(SETS), action="append")
+    parser.add_argument("--method", choices=(*OURS, *BASELINES), action="append")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     import torch
@@ -283,9 +287,11 @@ def main() -> None:
         names = ["phone activity"]
     seeds = 1 if given.quick else 3
     cases = {
-        "codes": lambda: codes(names, seeds),
+        "codes": lambda: codes(
+            names, seeds, [name for name in given.method or CODES if name in CODES]
+        ),
         "noise": lambda: noise(["phone activity"], seeds),
-        "methods": lambda: methods(names, seeds, given.quick),
+        "methods": lambda: methods(names, seeds, given.quick, given.method or [*OURS, *BASELINES]),
         "correlation": lambda: correlation((0.0, 1.0) if given.quick else (0, 0.25, 0.5, 0.75, 1)),
         "service": lambda: service(given.quick),
         "hardening": lambda: hardening(names),

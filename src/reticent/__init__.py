@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reticent.attacks.finding import Finding
+    from reticent.attacks.shadow.recipe import TrainingRecipe
+    from reticent.attacks.target import Victim
     from reticent.audit.scorecard import Scorecard
     from reticent.data import load
     from reticent.data.files import from_arrays
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from reticent.inference.split.client import SplitClient
     from reticent.inference.split.odometer import Odometer
     from reticent.pipeline.deployment import Deployment, harden, suggest_cut
+    from reticent.pipeline.model_audit import audit_model
     from reticent.pipeline.recipe import Recipe, load_recipe
     from reticent.pipeline.run import run
     from reticent.report import write_report
@@ -45,8 +48,11 @@ _HOME = {
     "Scorecard": "reticent.audit.scorecard",
     "SplitClient": "reticent.inference.split.client",
     "Task": "reticent.data.task",
+    "TrainingRecipe": "reticent.attacks.shadow.recipe",
     "Transcript": "reticent.transcript",
+    "Victim": "reticent.attacks.target",
     "ask": "reticent.inference.channel",
+    "audit_model": "reticent.pipeline.model_audit",
     "from_arrays": "reticent.data.files",
     "harden": "reticent.pipeline.deployment",
     "load": "reticent.data",
@@ -74,8 +80,11 @@ __all__ = [
     "Scorecard",
     "SplitClient",
     "Task",
+    "TrainingRecipe",
     "Transcript",
+    "Victim",
     "ask",
+    "audit_model",
     "from_arrays",
     "harden",
     "load",

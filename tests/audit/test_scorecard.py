@@ -333,6 +333,14 @@ class TestFile:
         record["task"]["novelty"] = 2
         assert Scorecard.from_json(record) == full()
 
+    def test_a_finished_model_has_neither_utility_nor_cost(self) -> None:
+        card = scorecard(utility=None, cost=None, untested={"traffic": "no transcript"})
+        again = Scorecard.from_json(json.loads(json.dumps(card.to_json())))
+        assert (again.utility, again.cost) == (None, None)
+        assert again.untested == {"traffic": "no transcript"}
+        with pytest.raises(ConfigError, match="place on a frontier"):
+            again.point()
+
     @pytest.mark.parametrize("schema", [0, 2, "1", None])
     def test_another_schema_is_refused(self, schema: Any) -> None:
         with pytest.raises(ConfigError, match=f"schema 1, got schema={schema!r}"):
@@ -354,7 +362,8 @@ class TestFile:
         [
             (("task", "records"), "many", r"task\.records"),
             (("utility", "ci"), [0.1], r"utility\.ci"),
-            (("utility",), None, "'utility'"),
+            (("utility",), [0.9], "'utility'"),
+            (("cost",), "cheap", "'cost'"),
             (("gates", "g"), {"limit": 1}, r"gates\.g"),
             (("replay", "seeds"), ["x"], r"replay\.seeds\.0"),
             (("pillars", "input", "findings"), [{"attack": "a"}], "pillar 'input'"),

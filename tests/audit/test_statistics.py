@@ -15,7 +15,6 @@ from reticent.audit.statistics import (
     clopper_pearson,
     expanded_interval,
     resampled_weights,
-    utility_loss,
 )
 
 
@@ -133,35 +132,3 @@ def test_bootstrap_intervals_name_their_confidence() -> None:
     boot = Bootstrap(values=np.zeros(2), samples=samples, clusters=1_000)
     narrow = boot.difference(0, 1, confidence=0.5)[1]
     assert narrow[1] < boot.difference(0, 1)[1][1]
-
-
-def test_utility_loss_by_hand_without_clusters() -> None:
-    """100 records, 10 lost, 2 gained: mean 0.08, and the paired t limit."""
-    baseline, protected = np.ones(100), np.ones(100)
-    protected[:10], baseline[10:12] = 0, 0
-    lost = baseline - protected
-    found = utility_loss(baseline, protected)
-    expected = 0.08 + stats.t.ppf(0.95, 99) * lost.std(ddof=1) / 10
-    assert found.loss == pytest.approx(0.08)
-    assert found.upper == pytest.approx(expected)
-    assert not found.within(0.08)
-    assert found.within(0.2)
-
-
-def test_no_discordant_record_is_no_proof_of_no_loss() -> None:
-    found = utility_loss(np.ones(50), np.ones(50))
-    assert found.loss == 0
-    assert found.upper == pytest.approx(1 - 0.05 ** (1 / 50))
-
-
-def test_utility_limit_covers_with_users() -> None:
-    """300 trials, 15 users with a loss of their own around 0.05: at most 5 % may be above the
-    limit; 10 % or more has probability below 0.001."""
-    rng = np.random.default_rng(9)
-    missed = 0
-    for _ in range(300):
-        chance = np.clip(rng.normal(0.05, 0.03, size=15), 0, 1)
-        protected = (rng.random((15, 60)) >= chance[:, None]).astype(float).reshape(-1)
-        users = np.repeat(np.arange(15), 60)
-        missed += utility_loss(np.ones(900), protected, clusters=users).upper < 0.05
-    assert missed < 30

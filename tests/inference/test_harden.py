@@ -18,7 +18,8 @@ from reticent.guarantee import SERVER, Empirical, InformationBound, Pillar
 from reticent.inference.split import harden as hardening
 from reticent.inference.split.certificate import certify, radius_for
 from reticent.inference.split.halves import Halves
-from reticent.inference.split.harden import METHODS, Method, candidate_cuts, guarantees, harden
+from reticent.inference.split.harden import Costs, candidate_cuts, guarantees, harden
+from reticent.inference.split.methods import METHODS, Method
 from reticent.inference.split.problem import Problem
 from reticent.inference.split.release import Bare, Code, Noisy, Release
 
@@ -108,31 +109,73 @@ def stub(accuracies: dict[str, float], seen: list[str]) -> Method:
     return Method(name="stub", run=run, source="this test", retrains=False)
 
 
+def costs(halves_: Halves, problem: Problem) -> Costs:
+    """Costs of the encoder up to the problem's cut, whatever a stub encoder costs."""
+    first, _ = problem.halves()
+    return Costs(
+        client_flops_share=problem.flops_share(first),
+        client_params_share=0.5,
+        request_bytes=1,
+        reply_bytes=1,
+    )
+
+
+def choose(
+    monkeypatch: pytest.MonkeyPatch, accuracies: dict[str, float], **settings: Any
+) -> tuple[hardening.Hardened, str]:
+    seen: list[str] = []
+    monkeypatch.setitem(METHODS, "stub", stub(accuracies, seen))  # type: ignore[arg-type]
+    monkeypatch.setattr(hardening, "_base_outcomes", lambda _: np.ones(len(HELD_OUT)))
+    monkeypatch.setattr(hardening, "_costs", costs)
+    made = ask(method="stub", cut="auto", **{"max_client_share": 1.0, **settings})
+    assert made.validation_utility == pytest.approx(accuracies[made.cut], abs=0.01)
+    return made, "".join(seen)
+
+
 @pytest.mark.parametrize(
     ("accuracies", "tolerance", "chosen", "tried"),
     [
         ({"a": 1.0, "b": 1.0, "c": 1.0}, 0.01, "a", "a"),
         ({"a": 0.9, "b": 0.995, "c": 1.0}, 0.01, "b", "ab"),
-        ({"a": 0.9, "b": 0.95, "c": 1.0}, 0.01, "c", "abc"),
-        ({"a": 0.9, "b": 0.95, "c": 1.0}, 0.06, "b", "ab"),
+        ({"a": 0.9, "b": 0.92, "c": 1.0}, 0.01, "c", "abc"),
+        ({"a": 0.8, "b": 0.95, "c": 1.0}, 0.06, "b", "ab"),
         ({"a": 0.7, "b": 0.9, "c": 0.8}, 0.01, "b", "abc"),
+        # Two of 120 records: a loss of 0.017 that isn't shown to exceed 0.01.
+        ({"a": 118 / 120, "b": 1.0, "c": 1.0}, 0.01, "a", "a"),
     ],
 )
-def test_auto_takes_the_earliest_cut_within_tolerance_or_else_the_best(
+def test_auto_takes_the_earliest_cut_not_shown_to_lose_too_much_or_else_the_best(
     monkeypatch: pytest.MonkeyPatch,
     accuracies: dict[str, float],
     tolerance: float,
     chosen: str,
     tried: str,
 ) -> None:
-    seen: list[str] = []
-    monkeypatch.setitem(METHODS, "stub", stub(accuracies, seen))  # type: ignore[arg-type]
-    monkeypatch.setattr(hardening, "_base_utility", lambda _: 1.0)
-    monkeypatch.setattr(hardening, "_costs", lambda *_: None)
-    made = ask(method="stub", cut="auto", max_utility_loss=tolerance)
-    assert made.cut == chosen
-    assert "".join(seen) == tried
-    assert made.validation_utility == pytest.approx(accuracies[chosen], abs=0.01)
+    made, seen = choose(monkeypatch, accuracies, max_utility_loss=tolerance)
+    assert (made.cut, seen) == (chosen, tried)
+
+
+def test_the_share_of_flops_is_a_hard_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut b takes 12 of 22 multiplications, c 16: c is never tried, however good it is."""
+    made, seen = choose(monkeypatch, {"a": 0.5, "b": 0.6, "c": 1.0}, max_client_share=0.6)
+    assert (made.cut, seen) == ("b", "ab")
+    assert "every cut within the client's share loses more than 0.01" in made.choices[0]
+
+
+def test_where_no_cut_keeps_within_the_share_the_cheapest_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, seen = choose(monkeypatch, {"a": 0.5, "b": 1.0, "c": 1.0}, max_client_share=0.1)
+    assert (made.cut, seen) == ("a", "a")
+    assert "no cut keeps the client within 0.1" in made.choices[0]
+
+
+def test_the_choice_says_on_what_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = choose(monkeypatch, {"a": 1.0, "b": 1.0, "c": 1.0})
+    (said,) = made.choices
+    for word in ("cut a", "earliest", "120 validation records", "95% limits"):
+        assert word in said
+    assert ask(cut="a").choices == ()
 
 
 def test_a_vector_may_be_cut_before_any_work_where_an_adapter_can_do_it_all() -> None:

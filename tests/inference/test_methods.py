@@ -16,7 +16,8 @@ from reticent.data.task import Kind, Records, Task
 from reticent.errors import ConfigError
 from reticent.guarantee import Empirical, InformationBound
 from reticent.inference.split.halves import STYLES, neck
-from reticent.inference.split.harden import METHODS, Hardened, harden
+from reticent.inference.split.harden import Hardened, harden
+from reticent.inference.split.methods import METHODS
 from reticent.inference.split.objectives import (
     Adversary,
     CenterLoss,

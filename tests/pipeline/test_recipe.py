@@ -77,7 +77,8 @@ def test_defaults_follow_from_the_channel() -> None:
 
 
 def test_methods_and_their_default_agree_with_hardening() -> None:
-    from reticent.inference.split.harden import METHODS, harden
+    from reticent.inference.split.harden import harden
+    from reticent.inference.split.methods import METHODS
 
     assert get_args(Method) == tuple(METHODS)
     assert {name for name, made in METHODS.items() if not made.retrains} == KEEPS_WEIGHTS

@@ -246,6 +246,20 @@ def contradicted() -> Scorecard:
     )
 
 
+def audited() -> Scorecard:
+    """A finished model under audit: no deployment, no twin, one pillar attacked."""
+    card = holds()
+    return replace(
+        card,
+        utility=None,
+        cost=None,
+        frontier=(),
+        gates={},
+        pillars=by_pillar((TRAINING,), card.pillars[Pillar.TRAINING_DATA].findings),
+        untested={"stored_records": "needs access L5, got L3"},
+    )
+
+
 def gate_failed() -> Scorecard:
     """SYNTHETIC data; nothing contradicted, but utility fell too far."""
     card = holds()

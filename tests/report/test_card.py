@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from specimen import TASK, contradicted, gate_failed, holds
+from specimen import TASK, audited, contradicted, gate_failed, holds
 
 from reticent.report import model_card
 
@@ -56,3 +56,10 @@ def test_data_cannot_write_markdown() -> None:
     assert "**HOLDS**" not in text
     assert "<b>" not in text.replace(r"\<b\>", "")
     assert "````sh\n```\n# Fake\n````" in text
+
+
+def test_an_audited_model_names_the_attacks_that_were_not_run() -> None:
+    text = model_card(audited())
+    assert "## Cost" not in text
+    assert "## Attacks that were not run" in text
+    assert r"- stored\_records: needs access L5, got L3" in text

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from specimen import NOISE, TASK, ZERO, contradicted, gallery, gate_failed, holds
+from specimen import NOISE, TASK, ZERO, audited, contradicted, gallery, gate_failed, holds
 
 from reticent.audit.scorecard import Alone, Scorecard, by_pillar
 from reticent.errors import MissingExtraError
@@ -17,7 +17,7 @@ from reticent.guarantee import Pillar
 from reticent.report import render, write_report
 
 VOID = {"br", "col", "hr", "img", "meta", "input", "link"}
-STATES = pytest.mark.parametrize("make", [holds, contradicted, gate_failed])
+STATES = pytest.mark.parametrize("make", [holds, contradicted, gate_failed, audited])
 
 
 class Page(HTMLParser):
@@ -101,6 +101,15 @@ def test_no_table_can_widen_the_page(make: object) -> None:
 @STATES
 def test_two_renders_are_identical(make: object) -> None:
     assert render(make(), gallery=gallery()) == render(make(), gallery=gallery())  # type: ignore[operator]
+
+
+def test_an_audited_model_shows_what_was_attacked_and_what_was_not() -> None:
+    said = page(audited()).said
+    assert "What protection costs" not in said
+    assert "Costs and gates" not in said
+    assert "Worst excess: training data" in said
+    assert "No attack on the input was run." in said
+    assert "stored_records : needs access L5" in said
 
 
 def test_is_small() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from specimen import TASK, contradicted, gate_failed, holds
+from specimen import TASK, audited, contradicted, gate_failed, holds
 
 from reticent.audit.scorecard import Scorecard
 from reticent.report import render_text
@@ -20,7 +20,7 @@ def printed(card: Scorecard, width: int = 100, *, colour: bool = False) -> str:
     return capture.get().replace("\u00a0", " ")
 
 
-@pytest.mark.parametrize("make", [holds, contradicted, gate_failed])
+@pytest.mark.parametrize("make", [holds, contradicted, gate_failed, audited])
 def test_fits_one_screen(make: Callable[[], Scorecard]) -> None:
     lines = printed(make()).splitlines()
     assert len(lines) <= 40
@@ -68,3 +68,7 @@ def test_square_brackets_are_text() -> None:
     said = printed(card)
     assert "[red]tricky[/red] [/]" in said
     assert "[bold]" in said
+
+
+def test_attacks_that_were_not_run_are_named() -> None:
+    assert "Not run: stored_records." in printed(audited())

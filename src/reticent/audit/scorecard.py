@@ -174,18 +174,21 @@ class Scorecard:
     Once built, three things are true: all four pillars are there; every finding has been judged
     against every guarantee of its pillar and adversary; every number is finite. Pillars are never
     averaged: one contradiction decides. `notices` are read before the numbers (what was simulated
-    or left unaudited).
+    or left unaudited). `untested` maps each attack that was not run to the reason. An audit of a
+    finished model knows no undefended twin unless it is given one: `utility` is then None, and
+    `cost` is None wherever nothing was deployed.
     """
 
     task: TaskSummary
     method: Method
-    utility: Utility
-    cost: Cost
+    utility: Utility | None
+    cost: Cost | None
     replay: Replay
     pillars: Mapping[Pillar, PillarRow]
     gates: Mapping[str, Gate] = field(default_factory=dict)
     frontier: tuple[Point, ...] = ()
     notices: tuple[str, ...] = ()
+    untested: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = {pillar: self.pillars.get(pillar, PillarRow()) for pillar in Pillar}
@@ -287,6 +290,11 @@ class Scorecard:
                 "Expected a finding about the input; a deployment that was not attacked has no "
                 "place on a frontier. Run the audit first."
             )
+        if self.utility is None or self.cost is None:
+            raise ConfigError(
+                "Expected utility and cost for a place on a frontier, got a scorecard of a model "
+                "that was audited without an undefended twin or a deployment."
+            )
         sign = -1 if self.utility.is_error else 1
         claims = self.pillars[Pillar.INPUT].guarantees
         return Point(
@@ -306,19 +314,21 @@ class Scorecard:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of DESIGN's contract, schema 1, that `from_json` restores."""
-        cost = asdict(self.cost)
-        cost["latency_ms"] = cost["latency_ms"] or {"plain": None, "protected": None}
+        cost = None if self.cost is None else asdict(self.cost)
+        if cost is not None:
+            cost["latency_ms"] = cost["latency_ms"] or {"plain": None, "protected": None}
         return {
             "schema": SCHEMA,
             "verdict": self.verdict.value,
             "task": asdict(self.task),
             "method": asdict(self.method),
-            "utility": asdict(self.utility),
+            "utility": None if self.utility is None else asdict(self.utility),
             "cost": cost,
             "pillars": {pillar.value: self._row(row) for pillar, row in self.pillars.items()},
             "gates": {name: asdict(gate) for name, gate in self.gates.items()},
             "frontier": [point.to_json() for point in self.frontier],
             "notices": list(self.notices),
+            "untested": dict(self.untested),
             "replay": asdict(self.replay),
         }
 
@@ -348,19 +358,21 @@ class Scorecard:
                 f"Expected a scorecard of schema {SCHEMA}, got schema={found!r}. "
                 "Write it again with this version: reticent audit."
             )
-        cost = dict(_part(record, "cost"))
-        if all(value is None for value in (cost.get("latency_ms") or {}).values()):
+        utility = None if record.get("utility", ()) is None else _part(record, "utility")
+        cost = None if record.get("cost", ()) is None else dict(_part(record, "cost"))
+        if cost and all(value is None for value in (cost.get("latency_ms") or {}).values()):
             cost["latency_ms"] = None
         card = cls(
             task=_read(TaskSummary, _part(record, "task"), "task"),
             method=_read(Method, _part(record, "method"), "method"),
-            utility=_read(Utility, _part(record, "utility"), "utility"),
-            cost=_read(Cost, cost, "cost"),
+            utility=None if utility is None else _read(Utility, utility, "utility"),
+            cost=None if cost is None else _read(Cost, cost, "cost"),
             replay=_read(Replay, _part(record, "replay"), "replay"),
             pillars=_read_pillars(_part(record, "pillars")),
             gates=_read(dict[str, Gate], record.get("gates", {}), "gates"),
             frontier=tuple(Point.from_json(point) for point in record.get("frontier", [])),
             notices=_read(tuple[str, ...], record.get("notices", []), "notices"),
+            untested=_read(dict[str, str], record.get("untested", {}), "untested"),
         )
         if record.get("verdict") != card.verdict.value:
             raise ConfigError(

@@ -24,6 +24,9 @@ def compare(
         list[str] | None,
         typer.Option("--method", help='"method" or "method@cut", repeatable. Default: all.'),
     ] = None,
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="Baselines at their default strengths; faster.")
+    ] = False,
     changes: Overrides = None,
 ) -> None:
     """Harden one model in every way, attack every result, and print the frontier."""
@@ -35,7 +38,7 @@ def compare(
         overrides.append(f"seed={session.seed}")
     loaded = load_recipe(recipe, overrides)
     with steps(session, f"compare on {loaded.task.data}") as report:
-        made = compare_methods(loaded, methods or None, report=report)
+        made = compare_methods(loaded, methods or None, report=report, baseline_tuned=not untuned)
     record = made.to_json()
     if session.out is not None:
         import json

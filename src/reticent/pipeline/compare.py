@@ -6,26 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reticent.attacks.finding import Finding
-from reticent.audit.attribute import audit_attributes
 from reticent.audit.frontier import Point
 from reticent.data.answers import METRICS
 from reticent.errors import ConfigError
-from reticent.inference.split.harden import METHODS, candidate_cuts
+from reticent.inference.split.harden import candidate_cuts
+from reticent.inference.split.methods import METHODS
 from reticent.pipeline.attack import measured_point
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Report, Stage, by_regime, load_task, prepare
+from reticent.pipeline.tuning import tuned
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Points of one task, and the undefended utility they are measured against."""
+    """Points of one task, and the undefended utility they are measured against.
+
+    `choices` says in words which cuts and strengths were chosen automatically, and why.
+    """
 
     title: str
     metric: str
     baseline: float
     points: tuple[Point, ...]
     refused: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -35,54 +39,58 @@ class Comparison:
             "baseline": self.baseline,
             "points": [point.to_json() for point in self.points],
             "refused": list(self.refused),
+            "choices": list(self.choices),
         }
 
 
-def compare(recipe: Recipe, methods: Sequence[str] | None, *, report: Report) -> Comparison:
+def compare(
+    recipe: Recipe,
+    methods: Sequence[str] | None,
+    *,
+    report: Report,
+    baseline_tuned: bool = True,
+) -> Comparison:
     """Harden, attack and place each of `methods` ("method" or "method@cut"; all by default).
 
     Codes and certified noise run at the recipe's cut; baselines that send features at the last
-    cut, where they are at their best, unless a cut is given.
+    cut, where they are at their best, unless a cut is given, and at the strength that `tuned`
+    chooses for them (their defaults without `baseline_tuned`).
     """
     task = load_task(recipe)
     regime, names = next(iter(by_regime(recipe, task).items()))
     stage = prepare(recipe, task, regime, report=report)
-    ceilings: dict[str, Sequence[Finding]] = {}
-    points, refused = [], []
+    points: list[Point] = []
+    refused: list[str] = []
+    choices: list[str] = []
     for entry in methods or tuple(METHODS):
         method, _, cut = entry.partition("@")
         if method in METHODS and METHODS[method].needs_private and not task.private:
             refused.append(f"{method}: needs private labels")
             continue
         report(f"harden with {entry}")
-        hardened = stage.harden(
-            recipe,
-            method=method,
-            cut=cut or _default_cut(stage, method),
-            codes=None,
-            retrain=None,
-            options={} if method != recipe.inference.method else dict(recipe.inference.options),
-        )
-        if hardened.cut not in ceilings:
-            report(f"attack the undefended cut {hardened.cut}")
-            ceilings[hardened.cut] = audit_attributes(
-                stage.undefended(hardened.cut),
-                attributes=names,
-                requests=recipe.audit.requests,
-                seeds=tuple(range(recipe.audit.seeds)),
-                families=recipe.audit.families or None,
-                quick=recipe.audit.quick,
-            )
-        points.append(
-            measured_point(
+        where = cut or _default_cut(stage, method)
+        if baseline_tuned and METHODS[method].grid and method != recipe.inference.method:
+            hardened = tuned(
                 recipe,
                 stage,
-                hardened,
+                method,
+                cut=where,
                 names=names,
                 report=report,
-                ceilings=ceilings[hardened.cut],
+                most=_most(recipe),
             )
-        )
+        else:
+            own = method == recipe.inference.method
+            hardened = stage.harden(
+                recipe,
+                method=method,
+                cut=where,
+                codes=None,
+                retrain=None,
+                options=dict(recipe.inference.options) if own else {},
+            )
+        choices += hardened.choices
+        points.append(measured_point(recipe, stage, hardened, names=names, report=report))
     if not points:
         raise ConfigError("No method was left to compare.")
     return Comparison(
@@ -91,6 +99,7 @@ def compare(recipe: Recipe, methods: Sequence[str] | None, *, report: Report) ->
         baseline=float(stage.test_outcomes().mean()),
         points=tuple(points),
         refused=tuple(refused),
+        choices=tuple(choices),
     )
 
 
@@ -98,3 +107,8 @@ def _default_cut(stage: Stage, method: str) -> str:
     if not METHODS[method].baseline:
         return "auto"
     return candidate_cuts(stage.model, stage.records("train"))[-1].name
+
+
+def _most(recipe: Recipe) -> float:
+    limit = recipe.gates.max_utility_loss
+    return 0.01 if limit is None else limit

@@ -22,6 +22,7 @@ from reticent.inference.split.harden import Costs, Hardened
 from reticent.inference.split.server import CodeServer, load_server
 from reticent.models import checkpoint
 from reticent.pipeline.attack import Attacked, attack, few_shot
+from reticent.pipeline.model_audit import audit_service
 from reticent.pipeline.recipe import Recipe, apply_overrides
 from reticent.pipeline.score import data_digest, gates, measure_utility
 from reticent.pipeline.stage import Report, Stage, by_regime, load_task
@@ -82,7 +83,10 @@ def audit_bundle(
         full=True,
     )
     utility = measure_utility(stage, hardened, recipe.seed)
-    findings = [*attacked.findings, *few_shot(stage, hardened)]
+    outcome = audit_service(
+        stage, hardened, recipe.audit, seed=recipe.seed if seed is None else seed, report=report
+    )
+    findings = [*attacked.findings, *few_shot(stage, hardened), *outcome.findings]
     notices = list(before.notices)
     if data_digest(task) != before.replay.data_digest:
         notices.append("Audited on other data than the deployment was made with.")
@@ -97,6 +101,7 @@ def audit_bundle(
             data_digest=data_digest(task),
         ),
         notices=tuple(notices),
+        untested=outcome.untested,
     )
     return after, attacked
 

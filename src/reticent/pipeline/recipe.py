@@ -188,6 +188,8 @@ class AuditTable(_Table):
 
     Empty `attributes` means every private one; empty `families` means every one there is.
     `frontier` lists methods to put beside the chosen one, each as "method" or "method@cut".
+    `attacks` names the further attacks on the service that is published ("all": every one that
+    `access` allows; see `reticent audit --list`).
     """
 
     attributes: Names = ()
@@ -198,6 +200,9 @@ class AuditTable(_Table):
     quick: bool = False
     families: Names = ()
     frontier: Names = ()
+    attacks: Names = ()
+    access: Literal["L1", "L2"] = "L2"
+    shadows: Annotated[int, Field(ge=2, le=10_000)] = 64
 
 
 class GatesTable(_Table):

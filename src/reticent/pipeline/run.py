@@ -10,6 +10,7 @@ from typing import Any
 
 from reticent.audit.frontier import Point
 from reticent.audit.scorecard import Scorecard
+from reticent.audit.suite import Outcome
 from reticent.data.partition import Regime
 from reticent.data.task import Task
 from reticent.errors import ConfigError
@@ -19,9 +20,11 @@ from reticent.inference.bundle import Bundle
 from reticent.inference.split.publish import publish
 from reticent.models import checkpoint
 from reticent.pipeline.attack import Attacked, attack_stage, frontier
+from reticent.pipeline.model_audit import audit_service
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.score import score, versions
 from reticent.pipeline.stage import Report, Stage, by_regime, load_task
+from reticent.pipeline.subject import RECIPE_FILE
 from reticent.report import model_card, write_report
 
 
@@ -59,13 +62,20 @@ def run(
     }
     first = next(iter(attacked.values()))
     frontier_points = frontier(recipe, first, report=report) if attacks else ()
+    outcome = audit_service(
+        first.stage,
+        first.hardened,
+        recipe.audit if attacks else None,
+        seed=recipe.seed,
+        report=report,
+    )
     report("publish the bundle")
 
     scorecards: list[Scorecard] = []
 
     def fill(folder: Path) -> dict[str, Any]:
         version = publish(folder, first.hardened, task, name=recipe.name)
-        scorecards.append(_fill(folder, recipe, task, attacked, frontier_points, report))
+        scorecards.append(_fill(folder, recipe, task, attacked, frontier_points, outcome, report))
         return {"version": version}
 
     made = bundles.write(out, _manifest(recipe, task, first), fill, force=force)
@@ -78,6 +88,7 @@ def _fill(
     task: Task,
     attacked: Mapping[Regime, Attacked],
     points: tuple[Point, ...],
+    outcome: Outcome,
     report: Report,
 ) -> Scorecard:
     first = next(iter(attacked.values()))
@@ -85,7 +96,7 @@ def _fill(
     if ":" not in stage.network:
         save_model(folder / "server" / "deployed", stage, recipe)
     report("measure latency, few-shot decoding, and what a client could do alone")
-    scorecard = score(recipe, task, attacked, points, folder)
+    scorecard = score(recipe, task, attacked, points, outcome, folder)
     scorecard.write(folder / "scorecard.json")
     write_report(folder / "report.html", scorecard, first.gallery)
     (folder / "card.md").write_text(model_card(scorecard))
@@ -102,6 +113,7 @@ def save_model(folder: Path, stage: Stage, recipe: Recipe) -> None:
         options=dict(recipe.model.options),
     )
     checkpoint.save(folder, stage.model, card)
+    (folder / RECIPE_FILE).write_text(recipe.to_toml())
 
 
 def _manifest(recipe: Recipe, task: Task, first: Attacked) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from reticent.audit.scorecard import (
     is_accuracy,
 )
 from reticent.audit.statistics import bootstrap_ratio
+from reticent.audit.suite import Outcome
 from reticent.data.answers import METRICS
 from reticent.data.partition import Regime
 from reticent.data.task import Kind, Task
@@ -50,6 +51,7 @@ def score(
     task: Task,
     attacked: Mapping[Regime, Attacked],
     points: tuple[Point, ...],
+    outcome: Outcome,
     folder: Path,
 ) -> Scorecard:
     first = next(iter(attacked.values()))
@@ -58,6 +60,7 @@ def score(
     alone = Alone(utility=stage.alone(hardened, recipe), few_shot=shots_of(shots))
     measured = measure_utility(stage, hardened, recipe.seed)
     findings = [found for part in attacked.values() for found in part.findings]
+    others = [*shots, *outcome.findings]
     card = Scorecard(
         task=TaskSummary.of(task, public=recipe.task.public or task.label, regimes=tuple(attacked)),
         method=Method(name=hardened.method, parameters={"cut": hardened.cut, **hardened.options}),
@@ -69,9 +72,10 @@ def score(
             seeds=tuple(range(recipe.seed, recipe.seed + recipe.audit.seeds)),
             data_digest=data_digest(task),
         ),
-        pillars=by_pillar(hardened.guarantees, findings + shots, alone=alone),
+        pillars=by_pillar(hardened.guarantees, findings + others, alone=alone),
         gates=gates(recipe, measured, findings, hardened),
         notices=_notices(recipe, task, attacked),
+        untested=outcome.untested,
     )
     if not points:
         return card

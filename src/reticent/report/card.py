@@ -16,7 +16,7 @@ def model_card(card: Scorecard) -> str:
 
 
 def _about(card: Scorecard) -> list[str]:
-    task, utility = card.task, card.utility
+    task = card.task
     people = f" of {task.users} people" if task.users is not None else ""
     parts = [
         f"# {_plain(task.title)}",
@@ -25,15 +25,24 @@ def _about(card: Scorecard) -> list[str]:
         "## Task and utility",
         f"{words.capital(task.kind)} of {_plain(task.public)} from {task.records:,} records"
         f"{people}. Method: `{_code(card.method.name)}`.",
-        f"{words.capital(_plain(utility.metric))}: "
-        f"{words.quantity(utility.metric, utility.protected)} protected, "
-        f"{words.quantity(utility.metric, utility.baseline)} undefended; loss "
-        f"{words.change(utility.metric, utility.loss)} (95 % interval "
-        f"{words.signed_interval(utility.metric, utility.ci)}, n = {utility.n:,}).",
+        *_utility(card),
     ]
     if task.synthetic:
         parts.insert(1, "**SYNTHETIC data: the figures say nothing about real people.**")
     return parts
+
+
+def _utility(card: Scorecard) -> list[str]:
+    utility = card.utility
+    if utility is None:
+        return []
+    return [
+        f"{words.capital(_plain(utility.metric))}: "
+        f"{words.quantity(utility.metric, utility.protected)} protected, "
+        f"{words.quantity(utility.metric, utility.baseline)} undefended; loss "
+        f"{words.change(utility.metric, utility.loss)} (95 % interval "
+        f"{words.signed_interval(utility.metric, utility.ci)}, n = {utility.n:,})."
+    ]
 
 
 def _privacy(card: Scorecard) -> list[str]:
@@ -73,22 +82,33 @@ def _privacy(card: Scorecard) -> list[str]:
 
 
 def _end(card: Scorecard) -> list[str]:
-    cost, replay = card.cost, card.replay
+    replay = card.replay
     gates = [
         f"- {_plain(words.capital(words.gate_words(name, gate)))}"
         for name, gate in card.gates.items()
     ]
+    untested = [f"- {_plain(name)}: {_plain(why)}" for name, why in card.untested.items()]
     versions = ", ".join(f"{name} {number}" for name, number in replay.versions.items())
+    return [
+        *_cost(card),
+        *_block("## Gates", gates),
+        *_block("## Attacks that were not run", untested),
+        "## Replay",
+        _fenced(replay.command),
+        f"Seeds {', '.join(map(str, replay.seeds))}; {_plain(versions)}; "
+        f"data `{_code(replay.data_digest)}`.",
+    ]
+
+
+def _cost(card: Scorecard) -> list[str]:
+    cost = card.cost
+    if cost is None:
+        return []
     return [
         "## Cost",
         f"The client computes {words.share(cost.client_flops_share)} of the operations and holds "
         f"{words.share(cost.client_params_share)} of the parameters. One request is "
         f"{words.size(cost.request_bytes)}, one reply {words.size(cost.reply_bytes)}.",
-        *_block("## Gates", gates),
-        "## Replay",
-        _fenced(replay.command),
-        f"Seeds {', '.join(map(str, replay.seeds))}; {_plain(versions)}; "
-        f"data `{_code(replay.data_digest)}`.",
     ]
 
 

@@ -15,7 +15,7 @@ from reticent.audit.scorecard import Scorecard
 from reticent.errors import MissingExtraError
 from reticent.guarantee import Pillar
 from reticent.report.markup import Html
-from reticent.report.words import change, is_share, quantity, regime
+from reticent.report.words import change, is_share, quantity, regime, task_metric
 
 # Each colour stands for a CSS variable of the page, so that one drawing serves light and dark.
 INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
@@ -56,12 +56,13 @@ _LETTER = 4.7  # mean width of a letter in points at 8.5 pt: enough to keep labe
 
 def frontier_figure(card: Scorecard) -> Html:
     """Utility over worst excess leakage, one mark per mechanism, with the Pareto line."""
-    points, metric = card.frontier, card.utility.metric
+    points, metric = card.frontier, task_metric(card)
+    baseline = max(p.utility for p in points) if card.utility is None else card.utility.baseline
     scale = 100.0 if is_share(metric) else 1.0
     with _axes(4.0, 3.3, left=28, top=20) as (figure, axes):
         spots = [(100 * max(0.0, p.excess), scale * p.utility) for p in points]
-        _frame(axes, spots, scale * card.utility.baseline)
-        axes.axhline(scale * card.utility.baseline, color=MUTED, linewidth=0.8, dashes=(4, 3))
+        _frame(axes, spots, scale * baseline)
+        axes.axhline(scale * baseline, color=MUTED, linewidth=0.8, dashes=(4, 3))
         limit = _excess_limit(card)
         if limit is not None:
             axes.axvspan(axes.get_xlim()[0], 100 * limit, color=ALLOWED, alpha=0.16, linewidth=0)
@@ -87,7 +88,7 @@ def frontier_figure(card: Scorecard) -> Html:
 
 def alone_figure(card: Scorecard) -> Html:
     """Per mechanism: what a client decodes without the server, beside the service itself."""
-    metric = card.utility.metric
+    metric = task_metric(card)
     scale = 100.0 if is_share(metric) else 1.0
     points = [p for p in card.frontier if p.few_shot or p.alone is not None]
     values = [

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from reticent.audit.frontier import Point, pareto
-from reticent.audit.scorecard import Scorecard, Status, Verdict, write_atomically
+from reticent.audit.scorecard import Cost, Scorecard, Status, Verdict, write_atomically
 from reticent.guarantee import Empirical, Pillar
 from reticent.report import words
 from reticent.report.figures import alone_figure, frontier_figure, leakage_figures
@@ -44,12 +44,13 @@ def render(scorecard: Scorecard, *, gallery: Gallery | None = None) -> str:
     """The report as one HTML document: no script, nothing loaded, the same bytes every time."""
     card = scorecard
     title = f"{card.task.title}: {words.headline(card)}"
+    deployed = card.cost is not None
     sections = (
         _verdict(card),
         _key_numbers(card),
-        _frontier(card),
-        _leakage(card),
-        _seen(card, gallery),
+        _frontier(card) if deployed else None,
+        _leakage(card) if deployed else None,
+        _seen(card, gallery) if deployed or gallery else None,
         pillars(card),
         costs(card),
         _replay(card),
@@ -187,8 +188,26 @@ def _brief(card: Scorecard) -> Html:
 
 
 def _key_numbers(card: Scorecard) -> Html:
-    utility, cost, metric = card.utility, card.cost, card.utility.metric
-    tiles = [
+    if card.cost is None:
+        # A finished model was audited: one tile per pillar says the most.
+        tiles = [*_utility_tiles(card), *(_worst_tile(card, pillar) for pillar in Pillar)]
+    else:
+        tiles = [
+            *_utility_tiles(card),
+            _worst_tile(card, Pillar.INPUT, "Worst excess leakage"),
+            _decode_tile(card),
+            *_cost_tiles(card.cost),
+        ]
+    tiles.append(_gate_tile(card))
+    return element("section", element("h2", "Key numbers"), element("div", *tiles, class_="tiles"))
+
+
+def _utility_tiles(card: Scorecard) -> list[Html]:
+    utility = card.utility
+    if utility is None:
+        return []
+    metric = utility.metric
+    return [
         _tile(
             f"Utility: {metric}",
             words.quantity(metric, utility.protected),
@@ -197,31 +216,39 @@ def _key_numbers(card: Scorecard) -> Html:
             f"{words.signed_interval(metric, utility.ci)}), n = {utility.n:,}",
         )
     ]
-    worst = card.strongest(Pillar.INPUT)
+
+
+def _worst_tile(card: Scorecard, pillar: Pillar, name: str | None = None) -> Html:
+    worst = card.strongest(pillar)
+    name = name or f"Worst excess: {pillar.value}"
     if worst is None:
-        tiles.append(_tile("Worst excess leakage", "not tested", "No attack on the input was run."))
-    else:
-        tiles.append(
-            _tile(
-                "Worst excess leakage",
-                words.change(worst.metric, worst.excess),
-                f"{worst.target}, {words.requests(worst.requests)}; 95 % interval "
-                f"{words.signed_interval(worst.metric, worst.excess_ci)}"
-                + (f"; contradicts {worst.contradicts}" if worst.contradicts else ""),
-                "bad" if worst.contradicts else None,
-            )
-        )
-    tiles += [_decode_tile(card), _client_tile(card)]
-    tiles.append(
+        return _tile(name, "not tested", f"No attack on {words.the(pillar)} was run.")
+    said = worst.metric + ": " if card.cost is None else ""
+    return _tile(
+        name,
+        words.change(worst.metric, worst.excess),
+        f"{said}{worst.target}, {words.requests(worst.requests)}; 95 % interval "
+        f"{words.signed_interval(worst.metric, worst.excess_ci)}"
+        + (f"; contradicts {worst.contradicts}" if worst.contradicts else ""),
+        "bad" if worst.contradicts else None,
+    )
+
+
+def _cost_tiles(cost: Cost) -> list[Html]:
+    latency = _latency(cost)
+    return [
+        _tile(
+            "The client computes",
+            words.share(cost.client_flops_share),
+            f"of the model's operations, and holds {words.share(cost.client_params_share)} "
+            "of its parameters",
+        ),
         _tile(
             "One request",
             words.size(cost.request_bytes),
-            f"reply {words.size(cost.reply_bytes)}"
-            + (f"; {_latency(card)}" if _latency(card) else ""),
-        )
-    )
-    tiles.append(_gate_tile(card))
-    return element("section", element("h2", "Key numbers"), element("div", *tiles, class_="tiles"))
+            f"reply {words.size(cost.reply_bytes)}" + (f"; {latency}" if latency else ""),
+        ),
+    ]
 
 
 def _tile(name: str, figure: str, text: str, tone: str | None = None) -> Html:
@@ -235,7 +262,7 @@ def _tile(name: str, figure: str, text: str, tone: str | None = None) -> Html:
 
 
 def _decode_tile(card: Scorecard) -> Html:
-    facts, metric = card.alone, card.utility.metric
+    facts, metric = card.alone, words.task_metric(card)
     if not facts.few_shot and facts.utility is None:
         return _tile(
             "A client without the server", "not tested", "Few-shot decoding was not measured."
@@ -251,15 +278,6 @@ def _decode_tile(card: Scorecard) -> Html:
         words.quantity(metric, shown or 0.0),
         "; ".join(parts),
         "warn",
-    )
-
-
-def _client_tile(card: Scorecard) -> Html:
-    return _tile(
-        "The client computes",
-        words.share(card.cost.client_flops_share),
-        f"of the model's operations, and holds {words.share(card.cost.client_params_share)} "
-        "of its parameters",
     )
 
 
@@ -466,8 +484,8 @@ def _footer() -> Html:
     return element("footer", element("h2", "How to read this page"), element("dl", *terms))
 
 
-def _latency(card: Scorecard) -> str:
-    latency = card.cost.latency_ms
+def _latency(cost: Cost) -> str:
+    latency = cost.latency_ms
     return (
         "" if latency is None else f"{latency.protected:.2f} ms ({latency.plain:.2f} ms undefended)"
     )

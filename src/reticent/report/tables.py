@@ -17,7 +17,7 @@ _CHIP = {Status.VIOLATED: "bad", Status.CONSISTENT: "good", Status.INCONCLUSIVE:
 
 def frontier_table(card: Scorecard) -> Html:
     """One row per mechanism with everything the two plots show."""
-    metric = card.utility.metric
+    metric = words.task_metric(card)
     counts = sorted({count for point in card.frontier for count in point.few_shot})
     best = pareto(card.frontier)
     head = ["Mechanism", words.capital(metric), "Worst excess", "Client computes",
@@ -82,6 +82,20 @@ def pillars(card: Scorecard) -> Html:
         ),
         table,
         *(_pillar(card, pillar) for pillar in Pillar),
+        _untested(card),
+    )
+
+
+def _untested(card: Scorecard) -> Html | None:
+    """Every attack that was not run, with the reason: silence would read as a pass."""
+    if not card.untested:
+        return None
+    items = (element("li", element("b", name), f": {why}") for name, why in card.untested.items())
+    return element(
+        "article",
+        element("header", element("h3", "Attacks that were not run")),
+        element("ul", *items, class_="empty"),
+        class_="pillar",
     )
 
 
@@ -182,21 +196,11 @@ def _findings_table(findings: Sequence[Finding], caption: str | None) -> Html:
     return _table(head, rows, caption, text=(0, 2))
 
 
-def costs(card: Scorecard) -> Html:
-    cost, utility, metric = card.cost, card.utility, card.utility.metric
-    latency = cost.latency_ms
-    values = (utility.baseline, utility.protected)
-    times = ("not measured",) * 2
-    if latency is not None:
-        times = (f"{latency.plain:.2f} ms", f"{latency.protected:.2f} ms")
-    rows = [
-        _row(words.capital(metric), [words.quantity(metric, value) for value in values]),
-        _row("Median latency of one query", times),
-        _row("Client's operations", [words.share(0.0), words.share(cost.client_flops_share)]),
-        _row("Client's parameters", [words.share(0.0), words.share(cost.client_params_share)]),
-        _row("Request", ["the whole input", words.size(cost.request_bytes)]),
-        _row("Reply", ["the answer", words.size(cost.reply_bytes)]),
-    ]
+def costs(card: Scorecard) -> Html | None:
+    """Utility, costs and gates; None where a finished model was audited without any of them."""
+    rows = [*_utility_rows(card), *_cost_rows(card)]
+    if not rows and not card.gates:
+        return None
     gates = [
         _row(
             name,
@@ -208,9 +212,35 @@ def costs(card: Scorecard) -> Html:
     return element(
         "section",
         element("h2", "Costs and gates"),
-        _table(["", "Undefended", "Protected"], rows, None, ""),
+        _table(["", "Undefended", "Protected"], rows, None, "") if rows else None,
         _table(["Gate", "Limit", "Measured", "Outcome"], gates, None, "") if gates else None,
     )
+
+
+def _utility_rows(card: Scorecard) -> list[Html]:
+    utility = card.utility
+    if utility is None:
+        return []
+    values = (utility.baseline, utility.protected)
+    shown = [words.quantity(utility.metric, value) for value in values]
+    return [_row(words.capital(utility.metric), shown)]
+
+
+def _cost_rows(card: Scorecard) -> list[Html]:
+    cost = card.cost
+    if cost is None:
+        return []
+    times = ("not measured",) * 2
+    if cost.latency_ms is not None:
+        latency = cost.latency_ms
+        times = (f"{latency.plain:.2f} ms", f"{latency.protected:.2f} ms")
+    return [
+        _row("Median latency of one query", times),
+        _row("Client's operations", [words.share(0.0), words.share(cost.client_flops_share)]),
+        _row("Client's parameters", [words.share(0.0), words.share(cost.client_params_share)]),
+        _row("Request", ["the whole input", words.size(cost.request_bytes)]),
+        _row("Reply", ["the answer", words.size(cost.reply_bytes)]),
+    ]
 
 
 def _two(first: str, second: str | None) -> Html:

@@ -41,7 +41,7 @@ def render_text(card: Scorecard) -> RenderableType:
     parts += [Text(f"Note: {notice}", "yellow") for notice in card.notices]
     parts.append(_table(card))
     decode = words.alone(card)
-    parts += [Text(line) for line in (_utility(card), _cost(card), decode) if line]
+    parts += [Text(line) for line in (_utility(card), _cost(card), decode, _untested(card)) if line]
     parts += [
         Text(words.capital(words.gate_words(name, gate)), "default" if gate.passed else "bold red")
         for name, gate in card.gates.items()
@@ -85,8 +85,10 @@ def _status(card: Scorecard, pillar: Pillar) -> Text:
     return Text(f"{words.SYMBOL[status]} {said}", _COLOUR.get(status, "default"))
 
 
-def _utility(card: Scorecard) -> str:
+def _utility(card: Scorecard) -> str | None:
     utility = card.utility
+    if utility is None:
+        return None
     return (
         f"Utility ({utility.metric}): {words.quantity(utility.metric, utility.protected)}, "
         f"undefended {words.quantity(utility.metric, utility.baseline)}, loss "
@@ -95,8 +97,17 @@ def _utility(card: Scorecard) -> str:
     )
 
 
-def _cost(card: Scorecard) -> str:
+def _cost(card: Scorecard) -> str | None:
+    cost = card.cost
+    if cost is None:
+        return None
     return (
-        f"The client computes {words.share(card.cost.client_flops_share)} of the operations; "
-        f"request {words.size(card.cost.request_bytes)}, reply {words.size(card.cost.reply_bytes)}."
+        f"The client computes {words.share(cost.client_flops_share)} of the operations; "
+        f"request {words.size(cost.request_bytes)}, reply {words.size(cost.reply_bytes)}."
     )
+
+
+def _untested(card: Scorecard) -> str | None:
+    if not card.untested:
+        return None
+    return f"Not run: {', '.join(card.untested)}. The report says why."

@@ -258,10 +258,14 @@ def floor_growth(card: Scorecard) -> str | None:
     )
 
 
+def task_metric(card: Scorecard) -> str:
+    """The public task's own metric."""
+    return "accuracy" if card.utility is None else card.utility.metric
+
+
 def alone(card: Scorecard) -> str | None:
     """What a client can do without the server: the price in model privacy, as a sentence."""
-    facts = card.alone
-    metric = card.utility.metric
+    facts, metric = card.alone, task_metric(card)
     said = [
         f"{quantity(metric, value)} with {examples(count)}"
         for count, value in sorted(facts.few_shot.items())
@@ -279,6 +283,8 @@ def alone(card: Scorecard) -> str | None:
         )
     if not sentence:
         return None
+    if card.utility is None:
+        return f"{sentence}."
     return f"{sentence} (the service: {quantity(metric, card.utility.protected)})."
 
 

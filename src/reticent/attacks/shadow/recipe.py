@@ -39,6 +39,16 @@ class TrainingRecipe:
     noise_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
+        choices = {
+            "optimiser": ("sgd", "adam", "adamw"),
+            "schedule": ("constant", "cosine"),
+            "keep": ("last", "best"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"Expected {name} among {list(known)}, got {name}={getattr(self, name)!r}."
+                )
         for name in ("size", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Expected {name} >= 1, got {name}={getattr(self, name)}.")

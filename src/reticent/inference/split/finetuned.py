@@ -7,8 +7,8 @@ class centers over the noise variance is an average-case bound.
 To be comparable, all start alike: features at unit scale (the head undoes it, so the model starts
 unchanged), centers at the class means, the auxiliary loss ramped up over the first half. Weights
 of distances and rates are per coordinate, so that a weight means the same at 32 coordinates and at
-1,600. The weights of `center` and `ceb` are the stronger of the two that were tried, 1 and 10, on
-one partition of phone activity; the other defaults weren't searched.
+1,600. The defaults of `center` and `ceb` are the stronger of two on one partition of phone
+activity; a comparison doesn't rely on defaults but tries the strengths in `methods.METHODS`.
 """
 
 from __future__ import annotations

@@ -4,149 +4,30 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from reticent.data.answers import Answers, utility
+from reticent.data.answers import Answers, outcomes
+from reticent.data.loss import UtilityLoss, utility_loss
 from reticent.data.task import Records
 from reticent.errors import ConfigError
 from reticent.guarantee import SERVER, Empirical, Guarantee, InformationBound, Pillar
-from reticent.inference.split import finetuned, frozen, prototype
 from reticent.inference.split.certificate import Certificate, certify
 from reticent.inference.split.halves import Halves
+from reticent.inference.split.methods import METHODS
 from reticent.inference.split.problem import Problem
 from reticent.inference.split.release import Code, Noisy
 from reticent.models.cut import CutPoint, cut_points
 from reticent.training.plain import Progress, forward
 
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A way to harden: what runs, what it needs, where it comes from."""
-
-    name: str
-    run: Callable[[Problem], Halves]
-    source: str
-    retrains: bool
-    sends_codes: bool = False
-    options: tuple[str, ...] = ()
-    needs_private: bool = False
-    baseline: bool = True
-
-
-METHODS: Mapping[str, Method] = {
-    method.name: method
-    for method in (
-        Method(
-            name="prototype_code",
-            options=("neck", "width", "hidden", "labels", "pull"),
-            run=prototype.prototype_code,
-            source="center loss (Wen et al. 2016) with a one-code-per-label quantiser",
-            retrains=True,
-            sends_codes=True,
-            baseline=False,
-        ),
-        Method(
-            name="adapter_code",
-            options=("neck", "width", "hidden", "labels"),
-            run=prototype.adapter_code,
-            source="distilled early exit (Hinton et al. 2015) with a one-code-per-label quantiser",
-            retrains=False,
-            sends_codes=True,
-            baseline=False,
-        ),
-        Method(
-            name="center_noise",
-            options=(
-                "total_variation",
-                "requests",
-                "sigma",
-                "separation",
-                "radius",
-                "pull",
-                "neck",
-                "width",
-                "hidden",
-            ),
-            run=prototype.center_noise,
-            source="center loss (Wen et al. 2016) as the divergence bound of a Gaussian channel",
-            retrains=True,
-            baseline=False,
-        ),
-        Method(
-            name="center",
-            options=("weight", "distance", "centers", "sigma"),
-            run=finetuned.center,
-            source="Wen et al. 2016",
-            retrains=True,
-        ),
-        Method(
-            name="ceb", options=("weight",), run=finetuned.ceb, source="Fischer 2020", retrains=True
-        ),
-        Method(
-            name="vib",
-            options=("weight",),
-            run=finetuned.vib,
-            source="Alemi et al. 2017",
-            retrains=True,
-        ),
-        Method(
-            name="noise",
-            options=("sigma",),
-            run=finetuned.noise,
-            source="Osia et al. 2017",
-            retrains=True,
-        ),
-        Method(
-            name="supcon",
-            options=("weight",),
-            run=finetuned.supcon,
-            source="Khosla et al. 2020",
-            retrains=True,
-        ),
-        Method(
-            name="siamese",
-            options=("weight", "sigma"),
-            run=finetuned.siamese,
-            source="Osia et al. 2017",
-            retrains=True,
-        ),
-        Method(
-            name="nopeek",
-            options=("weight",),
-            run=finetuned.nopeek,
-            source="Vepakomma et al. 2020",
-            retrains=True,
-        ),
-        Method(
-            name="adversarial",
-            options=("weight",),
-            run=finetuned.adversarial,
-            source="Roy & Boddeti 2019",
-            retrains=True,
-            needs_private=True,
-        ),
-        Method(
-            name="shredder",
-            options=("weight",),
-            run=frozen.shredder,
-            source="Mireshghallah et al. 2020",
-            retrains=False,
-        ),
-        Method(
-            name="nullspace",
-            options=("tolerance",),
-            run=frozen.nullspace,
-            source="Samragh et al. 2021",
-            retrains=False,
-        ),
-    )
-}
+# Of fewer users than this the records are counted instead: so few can't show a loss between them.
+_FEW_USERS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +42,10 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardened:
-    """A hardened deployment: halves, guarantees, costs, and utility on the validation part."""
+    """A hardened deployment: halves, guarantees, costs, and utility on the validation part.
+
+    `choices` says in words what was chosen automatically, and on what evidence.
+    """
 
     method: str
     cut: str
@@ -171,6 +55,7 @@ class Hardened:
     validation_utility: float
     certificate: Certificate | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -199,10 +84,13 @@ def harden(
 ) -> Hardened:
     """Fine-tune or adapt `model`, already trained, so that what leaves the client is harmless.
 
-    `cut="auto"` takes the earliest cut whose loss of utility on the validation part stays within
-    `max_utility_loss`, or, where none does, the one that loses least. `codes` above the number of
-    classes opts into leaking log(codes / classes) nats beyond the label. Raises `ConfigError` for
-    unknown names and impossible combinations.
+    `cut="auto"` takes the earliest cut that keeps the client within `max_client_share` of the
+    model's FLOPs and isn't shown, on the validation part and with 95 % confidence, to lose more
+    utility than `max_utility_loss`; where every cut is shown to, the one that loses least. A few
+    dozen records can show little, so they can't push the cut late. Where no cut keeps within the
+    share, the client gets the cheapest. `codes` above the number of classes opts into leaking
+    log(codes / classes) nats beyond the label. Raises `ConfigError` for unknown names and
+    impossible combinations.
     """
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=3) or sorted(METHODS)
@@ -237,16 +125,40 @@ def harden(
     )
     if cut != "auto":
         return _at(problem, method)
-    base = _base_utility(problem)
-    best: Hardened | None = None
-    for point in candidate_cuts(model, train, from_input=not METHODS[method].baseline):
-        made = _at(replace(problem, cut=point.name), method)
-        if best is None or made.validation_utility > best.validation_utility:
-            best = made
-        if base - made.validation_utility <= max_utility_loss:
-            return made
-    assert best is not None
-    return best
+    return _earliest(problem, method, max_utility_loss)
+
+
+def _earliest(problem: Problem, method: str, most: float) -> Hardened:
+    """The cut that `harden` describes, with its reason."""
+    base = _base_outcomes(problem)
+    points = candidate_cuts(problem.model, problem.train, from_input=not METHODS[method].baseline)
+    share, owners = problem.max_client_share, problem.validation.users
+    if owners is not None and len(np.unique(owners)) < _FEW_USERS:
+        owners = None
+    affordable = [point for point in points if point.flops_share <= share]
+    tried: list[tuple[Hardened, UtilityLoss]] = []
+    for point in affordable or points[:1]:
+        here = replace(problem, cut=point.name)
+        made = _at(here, method)
+        lost = utility_loss(base, _outcomes(here, made.halves), clusters=owners)
+        tried.append((made, lost))
+        if made.costs.client_flops_share <= share and not lost.exceeds(most):
+            return _because(made, lost, f"the earliest not shown to lose more than {most:g}")
+    fitting = [pair for pair in tried if pair[0].costs.client_flops_share <= share]
+    if fitting:
+        made, lost = min(fitting, key=lambda pair: pair[1].loss)
+        return _because(made, lost, f"every cut within the client's share loses more than {most:g}")
+    made, lost = min(tried, key=lambda pair: pair[0].costs.client_flops_share)
+    return _because(made, lost, f"no cut keeps the client within {share:g} of the FLOPs")
+
+
+def _because(made: Hardened, lost: UtilityLoss, reason: str) -> Hardened:
+    evidence = (
+        f"cut {made.cut}: {reason}; on {lost.n} validation records it loses {lost.loss:.3f}, "
+        f"one-sided {lost.confidence:.0%} limits {lost.lower:.3f} and {lost.upper:.3f}; client "
+        f"share {made.costs.client_flops_share:.2f}"
+    )
+    return replace(made, choices=(*made.choices, evidence))
 
 
 def suggest_cut(
@@ -278,9 +190,16 @@ def candidate_cuts(model: nn.Module, train: Records, *, from_input: bool = False
     return [*idle[-1:], *useful] if from_input else useful
 
 
-def _base_utility(problem: Problem) -> float:
+def _base_outcomes(problem: Problem) -> NDArray[np.float64]:
+    """Utility per validation record (n,) of the deployed model."""
     outputs = forward(problem.teacher(), torch.from_numpy(problem.validation.x)).numpy()
-    return utility(problem.answers.kind, outputs, problem.validation.public)
+    return outcomes(problem.answers.kind, outputs, problem.validation.public)
+
+
+def _outcomes(problem: Problem, halves: Halves) -> NDArray[np.float64]:
+    """Utility per validation record (n,) of the two halves together."""
+    outputs = halves.predict(problem.validation.x, seed=problem.seed)
+    return outcomes(problem.answers.kind, outputs, problem.validation.public)
 
 
 def _at(problem: Problem, method: str) -> Hardened:
@@ -292,11 +211,7 @@ def _at(problem: Problem, method: str) -> Hardened:
         halves=halves,
         guarantees=guarantees(halves, method, certificate),
         costs=_costs(halves, problem),
-        validation_utility=utility(
-            problem.answers.kind,
-            halves.predict(problem.validation.x, seed=problem.seed),
-            problem.validation.public,
-        ),
+        validation_utility=float(_outcomes(problem, halves).mean()),
         certificate=certificate,
         options=problem.options,
     )

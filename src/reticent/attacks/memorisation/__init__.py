@@ -1,0 +1,1 @@
+"""Memorisation: what a trained model repeats of single training records."""

@@ -1,0 +1,218 @@
+"""N models of one architecture that are run and trained together.
+
+Three ways, the fastest that computes the same: layers exchanged for stacked ones (`LayerStack`),
+`torch.func.vmap` over the network (`VmapStack`), one model after the other (`LoopStack`). Which one
+holds is found out by running it: a few records must get the answers that each model gives alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from reticent.attacks.shadow.layers import StackedLayer, stacked_layer
+from reticent.errors import UnsupportedError
+
+_CLOSE = 1e-4
+
+
+class Stack:
+    """N models that answer (N, B, ...) with (N, B, outputs); each learns only from its own rows."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self.count = len(models)
+        self.template = models[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs (N, B, outputs) of records (N, B, ...)."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        raise NotImplementedError
+
+    def clear_gradients(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def train(self, mode: bool) -> None:
+        """Training mode (dropout, batch statistics) or evaluation mode."""
+        raise NotImplementedError
+
+    def state(self, model: int) -> dict[str, Tensor]:
+        """Views of one model's parameters and buffers, by their names in the network."""
+        raise NotImplementedError
+
+    def models(self) -> list[nn.Module]:
+        """Each model by itself, in evaluation mode, sharing no memory with the stack."""
+        apart = []
+        for index in range(self.count):
+            model = copy.deepcopy(self.template)
+            model.load_state_dict(self.state(index))
+            apart.append(model.eval().requires_grad_(False))
+        return apart
+
+
+class LayerStack(Stack):
+    """The network with each layer exchanged for N of them; its own `forward` runs unchanged."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__(models)
+        every = [list(model.named_parameters(remove_duplicate=False)) for model in models]
+        if len(every[0]) != len(list(models[0].parameters())):
+            raise UnsupportedError("Not yet: a parameter shared by two layers of a stack.")
+        self.network = copy.deepcopy(models[0])
+        stacks: dict[int, StackedLayer] = {}
+        self._stacked: set[str] = set()
+        for name, part in models[0].named_modules(remove_duplicate=False):
+            if next(part.parameters(recurse=False), None) is None and not _has_statistics(part):
+                continue
+            if id(part) not in stacks:
+                stacks[id(part)] = stacked_layer([m.get_submodule(name) for m in models])
+            layer = stacks[id(part)]
+            if name:
+                self.network.set_submodule(name, layer)
+            else:
+                self.network = layer
+            self._stacked.update(f"{name}.{own}" if name else own for own in layer.state_dict())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs (N, B, outputs) of records (N, B, ...)."""
+        out: Tensor = self.network(x.flatten(0, 1))
+        return out.view(self.count, -1, *out.shape[1:])
+
+    @property
+    def layers(self) -> list[StackedLayer]:
+        """The exchanged layers."""
+        return [part for part in self.network.modules() if isinstance(part, StackedLayer)]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """One parameter per parameter of the network, with a first axis of N."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def train(self, mode: bool) -> None:
+        """Training mode (dropout, batch statistics) or evaluation mode."""
+        self.network.train(mode)
+
+    def state(self, model: int) -> dict[str, Tensor]:
+        """Views of one model's parameters and buffers, by their names in the network."""
+        state = self.network.state_dict()
+        return {
+            name: value[model] if name in self._stacked else value for name, value in state.items()
+        }
+
+
+class VmapStack(Stack):
+    """The network mapped over stacked parameters; dropout differs from model to model."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__(models)
+        every, self.fixed = stack_module_state(list(models))
+        self.learnt: dict[str, Tensor] = {}
+        for name, given in models[0].named_parameters():
+            value = every[name].detach()
+            if given.requires_grad:
+                self.learnt[name] = nn.Parameter(value)
+            else:
+                self.fixed[name] = value
+        # Only its structure is run: the tensors come from the stack.
+        self.network = copy.deepcopy(models[0]).to("meta")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs (N, B, outputs) of records (N, B, ...)."""
+
+        def one(learnt: dict[str, Tensor], fixed: dict[str, Tensor], own: Tensor) -> Any:
+            return functional_call(self.network, (learnt, fixed), (own,))
+
+        out: Tensor = vmap(one, randomness="different")(self.learnt, self.fixed, x)
+        return out
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """One parameter per parameter of the network, with a first axis of N."""
+        return [p for p in self.learnt.values() if isinstance(p, nn.Parameter)]
+
+    def train(self, mode: bool) -> None:
+        """Training mode (dropout, batch statistics) or evaluation mode."""
+        self.network.train(mode)
+
+    def state(self, model: int) -> dict[str, Tensor]:
+        """Views of one model's parameters and buffers, by their names in the network."""
+        every = {**self.learnt, **self.fixed}
+        return {name: every[name].detach()[model] for name in self.template.state_dict()}
+
+
+class LoopStack(Stack):
+    """The models one after the other: for networks that neither stack nor `vmap` can run."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__(models)
+        self._models = [copy.deepcopy(model) for model in models]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs (N, B, outputs) of records (N, B, ...)."""
+        return torch.stack([model(own) for model, own in zip(self._models, x, strict=True)])
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of each model in turn."""
+        return [p for model in self._models for p in model.parameters() if p.requires_grad]
+
+    def train(self, mode: bool) -> None:
+        """Training mode (dropout, batch statistics) or evaluation mode."""
+        for model in self._models:
+            model.train(mode)
+
+    def state(self, model: int) -> dict[str, Tensor]:
+        """Views of one model's parameters and buffers, by their names in the network."""
+        return self._models[model].state_dict()
+
+
+def stack(models: Sequence[nn.Module], few: Tensor) -> Stack:
+    """The fastest stack whose answers to `few` records (at least 2) are those of the models."""
+    for kind in (LayerStack, VmapStack):
+        try:
+            made = kind(models)
+            if _answers_alike(made, models, few):
+                return kind(models)
+        except (UnsupportedError, RuntimeError, NotImplementedError, ValueError):
+            continue
+    return LoopStack(models)
+
+
+def two_columns(logits: Tensor) -> Tensor:
+    """Logits (..., C); one column is the second of two classes, the first being 0."""
+    if logits.shape[-1] > 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=-1)
+
+
+@torch.no_grad()
+def _answers_alike(made: Stack, models: Sequence[nn.Module], few: Tensor) -> bool:
+    """Whether a stack and the models alone agree, in both modes, on records of their own each."""
+    shift = torch.linspace(0.5, 1.5, len(models)).view(-1, *(1,) * few.ndim)
+    own = few * shift.to(few.dtype)
+    checked = {0, len(models) - 1}
+    for training in (False, True):
+        made.train(training)
+        alone = {i: copy.deepcopy(models[i]).train(training) for i in checked}
+        expected = {i: model(own[i]) for i, model in alone.items()}
+        if training and not all(torch.equal(expected[i], alone[i](own[i])) for i in checked):
+            # Dropout: there is no answer to compare with.
+            continue
+        found = made(own)
+        if not all(torch.allclose(found[i], expected[i], _CLOSE, _CLOSE) for i in checked):
+            return False
+    return True
+
+
+def _has_statistics(part: nn.Module) -> bool:
+    return isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats
