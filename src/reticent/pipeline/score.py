@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from reticent.attacks.finding import Finding
+from reticent.audit.family import is_accuracy
 from reticent.audit.frontier import Point
 from reticent.audit.scorecard import (
     Alone,
@@ -28,7 +29,6 @@ from reticent.audit.scorecard import (
     TaskSummary,
     Utility,
     by_pillar,
-    is_accuracy,
 )
 from reticent.audit.statistics import bootstrap_ratio
 from reticent.audit.suite import Outcome
