@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from reticent.data.files import from_arrays
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import Pillar
 from reticent.pipeline.model_audit import audit_model
+from reticent.report import Gallery, write_report
 
 COUNT = 1200
 MEMBERS, OTHERS, POPULATION = np.arange(400), np.arange(400, 800), np.arange(800, 1200)
@@ -30,7 +32,8 @@ def noisy_task() -> Any:
     rng = np.random.default_rng(2)
     x = rng.normal(size=(COUNT, 12)).astype(np.float32)
     y = (x[:, 0] + rng.normal(0, 1.5, COUNT) > 0).astype(np.int64)
-    return from_arrays(x, y, {"sex": (x[:, 1] > 0).astype(int)})
+    sex = x[:, 1] + rng.normal(size=COUNT) > 0
+    return from_arrays(x, y, {"sex": sex.astype(int)})
 
 
 TASK = noisy_task()
@@ -126,3 +129,27 @@ def test_the_recipe_of_a_network_makes_reference_models() -> None:
     battery = best(card, "AUC")
     assert battery.excess_ci[0] > 0.1
     assert battery.ceiling is not None
+
+
+def test_every_level_runs_what_it_allows_and_names_the_rest(
+    tree: DecisionTreeClassifier, tmp_path: Path
+) -> None:
+    """Everything at once on an estimator: what needs a network or a closed form says so."""
+    card = audit(tree, attacks=("all",), access="L5", shadows=4)
+    ran = {finding.attack.split(",")[0] for finding in card.findings}
+    assert {"battery", "stored records", "attribute inference from outputs"} <= ran
+    assert set(card.untested) == {"property", "gradients", "informed"} | (
+        {"model_inversion", "extraction"} & set(card.untested)
+    )
+    write_report(tmp_path / "report.html", card)
+    assert "How strong the attacks were" in (tmp_path / "report.html").read_text()
+
+
+def test_rebuilt_records_become_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shown: list[Gallery] = []
+    plain = LogisticRegression().fit(TASK.x[MEMBERS], TASK.public[MEMBERS])
+    card = audit(plain, attacks=("informed",), access="L5", keep=shown.append)
+    assert card.findings[0].value == 1.0
+    write_report(tmp_path / "report.html", card, rebuilt=shown)
+    assert "What attackers rebuilt" in (tmp_path / "report.html").read_text()
