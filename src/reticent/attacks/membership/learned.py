@@ -27,6 +27,7 @@ from reticent.errors import DataError
 from reticent.random import seeded
 
 FEWEST = 3
+_MOST_ROWS = 32_000
 _BOUND = 1e3
 
 
@@ -64,6 +65,10 @@ def fit_learned(references: References, *, models: Sequence[int], seed: int = 0)
         parts.append(features(references.target(model), references.take(half)))
     x = np.concatenate(parts)
     y = references.member[np.asarray(models, dtype=np.int64)].reshape(-1)
+    if len(x) > _MOST_ROWS:
+        # Beyond this, more rows cost time and change nothing.
+        kept = seeded(seed, 53).permutation(len(x))[:_MOST_ROWS]
+        x, y = x[kept], y[kept]
     trees = HistGradientBoostingClassifier(
         max_iter=100,
         learning_rate=0.06,
