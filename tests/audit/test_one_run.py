@@ -47,7 +47,7 @@ def steinke(guesses: Guesses, epsilon: float, delta: float) -> float:
         return float(null.sf(count - 1))
 
     v = guesses.correct
-    slopes = [(reaches(v - i) - reaches(v)) / i for i in range(1, guesses.canaries + 1)]
+    slopes = [(reaches(v - i) - reaches(v)) / i for i in range(1, v + 1)] or [0.0]
     return min(1.0, reaches(v) + 2 * guesses.canaries * delta * max(slopes))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from reticent.attacks.finding import Finding
+from reticent.audit.family import could_contradict
 from reticent.audit.frontier import Point
 from reticent.audit.scorecard import (
     Alone,
@@ -27,7 +28,6 @@ from reticent.audit.scorecard import (
     Utility,
     Verdict,
     by_pillar,
-    could_contradict,
 )
 from reticent.data.task import Task
 from reticent.errors import ConfigError
@@ -141,6 +141,16 @@ class TestVerdict:
         """Nobody can hide a contradiction by leaving `contradicts` empty."""
         assert finding(0.2).contradicts is None
         assert scorecard((claim(),), (finding(0.2),)).findings[0].contradicts == "code"
+
+    def test_one_of_forty_findings_just_above_the_claim_is_chance(self) -> None:
+        """An interval 0.001 above what is allowed: alone it contradicts, one of forty doesn't."""
+        near = finding(0.061)
+        assert scorecard((claim(),), (near,)).verdict is Verdict.CONTRADICTED
+        crowd = scorecard((claim(),), (near, *(finding() for _ in range(39))))
+        assert crowd.verdict is Verdict.HOLDS
+        assert crowd.status(claim()) is Status.CONSISTENT
+        again = scorecard((claim(),), (replace(near, contradicts="code"), *crowd.findings))
+        assert again.verdict is Verdict.HOLDS
 
     def test_an_explained_variance_contradicts_only_claims_of_zero(self) -> None:
         rebuilt = finding(0.5, metric="explained variance", target="input")

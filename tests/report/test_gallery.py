@@ -120,3 +120,21 @@ def test_two_channels_are_no_image() -> None:
 
 def test_a_constant_series_can_be_drawn() -> None:
     assert "nan" not in render_gallery(same(np.zeros((1, 1, 10))))
+
+
+def test_another_attack_brings_its_own_headings_and_may_have_no_protected_row() -> None:
+    """Gradient inversion: a batch and what a federated server rebuilds of it."""
+    batch = np.random.default_rng(1).random((4, 1, 8, 8)).astype(np.float32)
+    drawn = render_gallery(
+        Gallery(
+            inputs=batch,
+            plain=batch[::-1],
+            titles=("A client's batch", "Rebuilt from its gradient", "Rebuilt under noise"),
+            inputs_note="stays on the device",
+        )
+    )
+    assert drawn.count("<img") == 8
+    assert "A client&#x27;s batch" in drawn or "A client's batch" in drawn
+    assert "stays on the device" in drawn
+    assert "Rebuilt under noise" not in drawn
+    assert "What the server" not in drawn

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from reticent.attacks.attribute.inference import QUICK, AttributeScores, attack_attribute
 from reticent.attacks.finding import Finding
 from reticent.attacks.view import Observed, ServerView
+from reticent.audit.family import judged as judged_together
 from reticent.audit.statistics import Bootstrap, bootstrap_balanced
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import SERVER, Guarantee, Pillar
@@ -79,10 +80,8 @@ def audit_attributes(
                 attack_attribute(view, name, seed=seed, families=families, requests=requests)
             )
         for judged in judge(attacks, view.test, requests=requests):
-            findings.append(
-                judged.finding(ceiling_of.get((name, judged.requests))).against(guarantees)
-            )
-    return findings
+            findings.append(judged.finding(ceiling_of.get((name, judged.requests))))
+    return list(judged_together(findings, guarantees))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from reticent.attacks.finding import Interval
+from reticent.attacks.membership.users import user_scores
 from reticent.attacks.spec import Labelled
 from reticent.audit.rates import Roc, roc
 
@@ -29,10 +30,15 @@ _CONFIDENCE = 0.995
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Blind:
-    """The stronger blind classifier's cross-validated scores (n,), its curve and its interval."""
+    """The stronger blind classifier's cross-validated scores (n,), with their truth and curve.
+
+    Where whole users stand on one side, n counts users, each with the mean of its records' scores:
+    a few users on each side differ by chance, and their records are no independent evidence of it.
+    """
 
     classifier: str
     scores: NDArray[np.float64]
+    member: NDArray[np.bool_]
     curve: Roc
     interval: Interval
 
@@ -45,7 +51,7 @@ class Blind:
 def blind_baseline(records: Labelled, member: NDArray[np.bool_], *, seed: int) -> Blind:
     """A linear and a boosted classifier on (principal components of) the records and their labels.
 
-    Folds keep a user's records together, since whole users stand on one side.
+    Folds keep a user's records together.
     """
     x = StandardScaler().fit_transform(records.x.reshape(len(records), -1))
     if x.shape[1] > _COMPONENTS:
@@ -61,10 +67,25 @@ def blind_baseline(records: Labelled, member: NDArray[np.bool_], *, seed: int) -
         for fitted, asked in splits:
             made = _classifier(name, seed).fit(inputs[fitted], member[fitted])
             scores[asked] = made.decision_function(inputs[asked])
-        curve = roc(scores, member)
+        truth = member
+        if records.users is not None:
+            scores, truth = _by_user(scores, member, records.users)
+        curve = roc(scores, truth)
         interval = curve.auc_interval(confidence=_CONFIDENCE)
-        found.append(Blind(classifier=name, scores=scores, curve=curve, interval=interval))
+        found.append(
+            Blind(classifier=name, scores=scores, member=truth, curve=curve, interval=interval)
+        )
     return max(found, key=lambda each: each.curve.auc)
+
+
+def _by_user(
+    scores: NDArray[np.float64], member: NDArray[np.bool_], users: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Mean scores and truth per user; per record where a user stands on both sides."""
+    _names, share = user_scores(member.astype(np.float64), users, how="mean")
+    if not np.isin(share, (0.0, 1.0)).all() or not 2 <= share.sum() <= len(share) - 2:
+        return scores, member
+    return user_scores(scores, users, how="mean")[1], share == 1
 
 
 def _classifier(name: str, seed: int) -> HistGradientBoostingClassifier:

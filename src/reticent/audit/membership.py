@@ -34,6 +34,7 @@ from reticent.audit.blind import Blind, blind_baseline
 from reticent.audit.epsilon import Confusion, epsilon_finding, judge, max_certifiable_epsilon
 from reticent.audit.membership_controls import PositiveControl, negative_control, positive_control
 from reticent.audit.membership_figures import (
+    AUC,
     FPRS,
     figures,
     means,
@@ -71,14 +72,15 @@ class _Audit:
         details: Mapping[str, Any],
         *,
         every: bool = False,
+        first: str | None = None,
         member: NDArray[np.bool_] | None = None,
         ceilings: Mapping[str, float] | None = None,
     ) -> None:
-        """The findings of one attack: every metric, or the sharpest that the sample resolves."""
+        """The findings of one attack: every metric, or the `first`, or the sharpest resolved."""
         curve = roc(scores, self.member if member is None else member)
         spent = time.process_time() - self.started
         told = {**curve.details(), **details, "cpu_seconds": spent}
-        found = figures(curve)
+        found = tuple(f for f in figures(curve) if first in (None, f.metric))
         self.findings += [
             Finding(
                 attack=attack,
@@ -137,7 +139,8 @@ def audit_membership(
     say("membership: blind baseline")
     blind = blind_baseline(records, member, seed=seed)
     _refuse_if_told(blind)
-    audit.add("blind", blind.scores, {"classifier": blind.classifier, "access": str(Access.BLIND)})
+    told = {"classifier": blind.classifier, "access": str(Access.BLIND)}
+    audit.add("blind", blind.scores, told, first=AUC, member=blind.member)
     if access >= Access.LABEL:
         _label_attacks(audit, victim, access, say)
     if access >= Access.SCORES:
@@ -172,7 +175,7 @@ def _label_attacks(
     told: dict[str, Any] = {"access": str(Access.LABEL)}
     handle = victim.at_label()
     scores = gap_scores(handle, audit.records)
-    audit.add("label gap", scores, told | {"queries": handle.queries})
+    audit.add("label gap", scores, told | {"queries": handle.queries}, first=AUC)
     if access > Access.LABEL:
         return
     say("membership: label-only attacks")

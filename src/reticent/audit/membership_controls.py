@@ -16,7 +16,8 @@ from reticent.attacks.shadow.bank import ShadowBank
 from reticent.attacks.shadow.recipe import TrainingRecipe
 from reticent.attacks.spec import Labelled
 from reticent.attacks.target import Victim
-from reticent.audit.epsilon import Confusion, best_threshold
+from reticent.audit.epsilon import Confusion
+from reticent.audit.membership_figures import transferred_threshold
 from reticent.audit.rates import AcrossTargets, Roc, roc
 from reticent.errors import DataError
 
@@ -47,15 +48,16 @@ class PositiveControl:
         return bool(len(self.scores)) and AcrossTargets(curves=self.curves).auc.ci[0] > 0.5
 
     def confusion(self, *, delta: float) -> Confusion:
-        """The decisions on one target, the threshold fixed on another: of median strength."""
-        made = [
-            Confusion.at(
-                self.scores[place],
-                self.truth[place],
-                best_threshold(self.scores[place - 1], self.truth[place - 1], delta=delta),
+        """The decisions on the target of median strength, the threshold fixed on all others."""
+        curves, made = self.curves, []
+        for place, (scores, truth) in enumerate(zip(self.scores, self.truth, strict=True)):
+            threshold = transferred_threshold(
+                (*curves[:place], *curves[place + 1 :]),
+                members=curves[place].members,
+                non_members=curves[place].non_members,
+                delta=delta,
             )
-            for place in range(len(self.scores))
-        ]
+            made.append(Confusion.at(scores, truth, threshold))
         bounds = [each.epsilon_lower_bound(delta=delta) for each in made]
         return made[int(np.argsort(bounds)[len(bounds) // 2])]
 
@@ -103,7 +105,7 @@ def positive_control(
         count=_TWINS + 1,
         seed=seed + 1,
     )
-    found = prepare(References.of_bank(twins), seed=seed)
+    found = prepare(References.of_bank(twins), seed=seed, names=(battery.chosen,))
     return PositiveControl(scores=found.trials[found.chosen], truth=found.truth, twins=True)
 
 

@@ -190,11 +190,12 @@ def audit_procedure(
     against the claim only if `gaussian` says that the claim's mechanism has one (a full-batch
     Gaussian mechanism has; DP-SGD with sampling only nearly). The attacker guesses each of
     `shares` of the canaries, the surest half of them in and half out (`one_sided`: all in), and
-    keeps the best result at a confidence that pays for the choice. (Of m fair coins not exactly m/2
-    fall "in", so a share close to 1 forces wrong guesses on the best attacker.) Further `runs` toss new coins
-    and count as more canaries: independent runs are one procedure on disjoint records. `control`
-    is the same training without protection, the positive control. The negative control judges the
-    same scores by other coins. Raises `ConfigError` where it shows a leak (chance: 1 in 10^6).
+    keeps the best result at a confidence that pays for the choice. (Of m fair coins not exactly
+    m / 2 fall "in", so a share close to 1 forces wrong guesses on the best attacker.) Further
+    `runs` toss new coins and count as more canaries: independent runs are one procedure on
+    disjoint records. `control` is the same training without protection, the positive control. The
+    negative control judges the same scores by other coins. Raises `ConfigError` where that shows a
+    leak (chance: 1 in 10^6).
     """
     delta = _delta(guarantee, delta)
     options = _options(canaries * runs, shares, one_sided)

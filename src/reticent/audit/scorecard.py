@@ -15,12 +15,18 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from reticent.attacks.finding import Finding
+from reticent.audit import family
+from reticent.audit.family import broken_by, could_contradict, judged
 from reticent.audit.frontier import Point
 from reticent.data.task import Task
 from reticent.errors import ConfigError
-from reticent.guarantee import DifferentialPrivacy, Empirical, Guarantee, InformationBound, Pillar
+from reticent.guarantee import Empirical, Guarantee, Pillar
 
 SCHEMA = 1
+_SHARES = (
+    "accuracy", "rate", "tpr", "auc", "recall", "precision", "advantage", "agreement", "fidelity",
+    "records rebuilt", "records stored", "risk",
+)  # fmt: skip
 Interval = tuple[float, float]
 Section = TypeVar("Section")
 
@@ -195,22 +201,15 @@ class Scorecard:
         for pillar, row in rows.items():
             _check_row(pillar, row)
         _check_ids(rows)
-        judged = {
+        rejudged = {
             pillar: PillarRow(
                 guarantees=row.guarantees,
-                findings=tuple(
-                    finding
-                    if finding.contradicts
-                    else finding.against(
-                        tuple(claim for claim in row.guarantees if _comparable(finding, claim))
-                    )
-                    for finding in row.findings
-                ),
+                findings=judged(row.findings, row.guarantees),
                 alone=row.alone,
             )
             for pillar, row in rows.items()
         }
-        object.__setattr__(self, "pillars", judged)
+        object.__setattr__(self, "pillars", rejudged)
         _refuse_non_finite(self.to_json(), "scorecard")
 
     @property
@@ -245,7 +244,15 @@ class Scorecard:
     def tests(self, guarantee: Guarantee) -> tuple[Finding, ...]:
         """The findings that put `guarantee` to the test."""
         findings = self.pillars[guarantee.pillar].findings
-        return tuple(finding for finding in findings if _tests(finding, guarantee))
+        return tuple(finding for finding in findings if family.tests(finding, guarantee))
+
+    def powerful(self, guarantee: Guarantee) -> tuple[Finding, ...]:
+        """Those of `tests` that could have contradicted `guarantee`."""
+        tests = self.tests(guarantee)
+        size = family.family_size(guarantee, tests)
+        return tuple(
+            finding for finding in tests if could_contradict(finding, guarantee, family=size)
+        )
 
     def status(self, guarantee: Guarantee) -> Status:
         """What the attacks say about `guarantee`.
@@ -255,27 +262,29 @@ class Scorecard:
         the measurement's own uncertainty. A pass without that power is inconclusive.
         """
         tests = self.tests(guarantee)
-        if any(_violates(finding, guarantee) for finding in tests):
+        # A finding names only the first claim that it breaks; the others are broken as well.
+        if broken_by(guarantee, tests) or any(f.contradicts == guarantee.id for f in tests):
             return Status.VIOLATED
         if isinstance(guarantee.strength, Empirical):
             return Status.NOT_APPLICABLE
         if not tests:
             return Status.NOT_TESTED
-        if any(could_contradict(finding, guarantee) for finding in tests):
+        if self.powerful(guarantee):
             return Status.CONSISTENT
         return Status.INCONCLUSIVE
 
     def strongest(self, pillar: Pillar) -> Finding | None:
         """The finding that decides a pillar's row: a contradiction first, else the worst excess.
 
-        Accuracies come before measures of another scale (an explained variance can't be ranked
-        among them); of equals, the one with most pooled requests decides.
+        Shares (accuracies, rates, records rebuilt) come before measures of another scale (an
+        explained variance or an epsilon can't be ranked among them); of equals, the one with most
+        pooled requests decides.
         """
         return max(
             self.pillars[pillar].findings,
             key=lambda f: (
                 f.contradicts is not None,
-                is_accuracy(f.metric),
+                is_share(f.metric),
                 f.excess,
                 f.requests,
             ),
@@ -411,26 +420,9 @@ def by_pillar(
     }
 
 
-def is_accuracy(metric: str) -> bool:
-    """Whether `metric` is an accuracy, the scale on which information bounds speak."""
-    return "accuracy" in metric.lower()
-
-
-def could_contradict(finding: Finding, guarantee: Guarantee) -> bool:
-    """Whether `finding` had the power to contradict `guarantee`.
-
-    Accuracy claims: had the attack reached its ceiling with the interval it has, the lower end
-    would lie above what is allowed; without a ceiling there is no positive control, so no power.
-    Differential privacy: the largest epsilon that a perfect attack could certify with this sample
-    (`details["max_epsilon"]`) exceeds the claimed one.
-    """
-    if isinstance(guarantee.strength, DifferentialPrivacy):
-        return float(finding.details.get("max_epsilon", 0.0)) > guarantee.strength.epsilon
-    allowed = guarantee.allowed_excess(finding.requests)
-    if allowed is None or finding.ceiling is None or not _comparable(finding, guarantee):
-        return False
-    uncertainty = max(0.0, finding.excess - finding.excess_ci[0])
-    return finding.ceiling - finding.floor - uncertainty > allowed
+def is_share(metric: str) -> bool:
+    """Whether `metric` lies between 0 and 1: an accuracy, a rate, a share of records."""
+    return any(word in metric.lower() for word in _SHARES)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -444,36 +436,6 @@ def write_atomically(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _tests(finding: Finding, guarantee: Guarantee) -> bool:
-    """Accuracy claims are tested by every attack of their adversary; others only by an attack
-    that names them, in `contradicts` or `details["tests"]`."""
-    named = guarantee.id in (finding.contradicts, finding.details.get("tests"))
-    same = finding.pillar is guarantee.pillar and finding.adversary == guarantee.adversary.name
-    return named or (same and _comparable(finding, guarantee))
-
-
-def _comparable(finding: Finding, guarantee: Guarantee) -> bool:
-    """Whether the finding's excess and what the claim allows are of one scale.
-
-    An information bound limits accuracies. It says nothing about other measures, such as an
-    explained variance, unless it allows nothing at all.
-    """
-    allowed = guarantee.allowed_excess(finding.requests)
-    if isinstance(guarantee.strength, InformationBound):
-        return allowed == 0 or is_accuracy(finding.metric)
-    return allowed is not None
-
-
-def _violates(finding: Finding, guarantee: Guarantee) -> bool:
-    if finding.contradicts == guarantee.id:
-        return True
-    # `Finding.against` names only the first claim it breaks; the others are broken as well.
-    allowed = guarantee.allowed_excess(finding.requests)
-    if allowed is None or not _comparable(finding, guarantee):
-        return False
-    return finding.excess_ci[0] > allowed
 
 
 def _check_row(pillar: Pillar, row: PillarRow) -> None:

@@ -9,21 +9,28 @@ from reticent.attacks.finding import Finding
 from reticent.attacks.spec import Access
 from reticent.attacks.target import Victim
 from reticent.audit.material import Material
+from reticent.audit.reconstruction import Reconstruction
 from reticent.errors import ConfigError, InputError, UnsupportedError
 from reticent.guarantee import Guarantee, Pillar
 
 Report = Callable[[str], None]
+Keep = Callable[[Reconstruction], None]
+
+
+def _keep_nothing(pictures: Reconstruction) -> None:
+    """Pictures that nobody looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How hard the attacks try, and what they are measured against."""
+    """How hard the attacks try, and what they are measured against; `keep` gets pictures."""
 
     access: Access = Access.SHADOW
     guarantees: tuple[Guarantee, ...] = ()
     shadows: int = 64
     seed: int = 0
     report: Report = lambda text: None
+    keep: Keep = _keep_nothing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from reticent.errors import ConfigError
 
 if TYPE_CHECKING:
     from reticent.pipeline.subject import Subject
+    from reticent.report import Gallery
 
 ListOf = list[str] | None
 
@@ -68,7 +70,7 @@ def audit(
     or with those of the recipe that its checkpoint carries. Write scorecard and report with --out.
     """
     from reticent.audit.scorecard import Scorecard
-    from reticent.report import Gallery, render_text, write_report
+    from reticent.report import render_text, write_report
 
     if listing:
         _list(session)
@@ -77,17 +79,20 @@ def audit(
         raise ConfigError("Expected a bundle or a model to audit. See: reticent audit --help")
     names = [name for part in attacks or () for name in part.split(",") if name]
     gallery: Gallery | None = None
+    rebuilt: list[Gallery] = []
     card: Scorecard
     if (Path(target) / "manifest.json").exists():
         card, gallery = _bundle(session, Path(target), names, access, shadows, changes)
     else:
         options = {"public": public, "private": tuple(private or ()), "member": member}
         subject = _subject(target, data, options, trained, list(changes or []))
-        card = _model(session, target, subject, names, access, shadows, claim, outputs)
+        card = _model(
+            session, target, subject, names, access, shadows, claim, outputs, rebuilt.append
+        )
     if session.out is not None:
         folder = session.directory(session.out)
         card.write(folder / "scorecard.json")
-        write_report(folder / "report.html", card, gallery)
+        write_report(folder / "report.html", card, gallery, rebuilt=rebuilt)
         session.note(f"report  {folder / 'report.html'}")
     session.result(card.to_json(), lambda: render_text(card), exit_code=exit_code(card))
 
@@ -165,6 +170,7 @@ def _model(
     shadows: int | None,
     claim: list[str] | None,
     outputs: str,
+    keep: Callable[[Gallery], None],
 ) -> Any:
     from reticent.audit.material import parse_claim
     from reticent.pipeline.model_audit import audit_model
@@ -188,5 +194,6 @@ def _model(
             shadows=shadows or 64,
             seed=seed,
             report=report,
+            keep=keep,
             command=f"reticent audit {Path(target).name} --access {level} --seed {seed}",
         )

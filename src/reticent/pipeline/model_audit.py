@@ -13,6 +13,7 @@ from reticent.attacks.shadow.recipe import TrainingRecipe
 from reticent.attacks.spec import Access
 from reticent.attacks.target import Outputs, Victim
 from reticent.audit.material import Material
+from reticent.audit.reconstruction import Reconstruction
 from reticent.audit.register import ENTRIES
 from reticent.audit.scorecard import (
     Method,
@@ -30,8 +31,10 @@ from reticent.inference.split.harden import Hardened
 from reticent.pipeline.recipe import AuditTable
 from reticent.pipeline.score import data_digest, versions
 from reticent.pipeline.stage import Stage
+from reticent.report import Gallery
 
 Rows = NDArray[Any]
+Keep = Callable[[Gallery], None]
 
 
 def audit_model(
@@ -50,6 +53,7 @@ def audit_model(
     shadows: int = 64,
     seed: int = 0,
     report: Report = lambda text: None,
+    keep: Keep | None = None,
     command: str | None = None,
 ) -> Scorecard:
     """The scorecard of a model that was trained anywhere, attacked with the records of `task`.
@@ -61,7 +65,8 @@ def audit_model(
     own besides. `access` is how much the adversary sees ("L1" labels, "L2" scores, "L3" how it was
     trained too, "L4" gradients, "L5" weights). `recipe` says how the model was trained; membership
     inference with reference models needs it. `undefended` is a twin without protection, for
-    utility. `claims` are what the provider states; each is judged. Raises `ConfigError` and
+    utility. `claims` are what the provider states; each is judged. `keep` gets the records that
+    attackers rebuilt, as pictures for `write_report`. Raises `ConfigError` and
     `DataError` before anything is attacked when model and records don't fit.
     """
     level = access if isinstance(access, Access) else Access.parse(access)
@@ -70,7 +75,12 @@ def audit_model(
     )
     victim = as_victim(model, material.members.x, outputs=outputs, recipe=recipe)
     settings = Settings(
-        access=level, guarantees=tuple(claims), shadows=shadows, seed=seed, report=report
+        access=level,
+        guarantees=tuple(claims),
+        shadows=shadows,
+        seed=seed,
+        report=report,
+        keep=lambda pictures: None if keep is None else keep(_gallery(pictures)),
     )
     outcome = run_suite(victim, material, attacks=attacks, entries=ENTRIES, settings=settings)
     return Scorecard(
@@ -137,6 +147,17 @@ def as_victim(
         return Victim.of_estimator(model, sample=sample, recipe=recipe)
     function: Callable[[Any], Any] = model
     return Victim.of_function(function, sample=sample, outputs=outputs, recipe=recipe)
+
+
+def _gallery(pictures: Reconstruction) -> Gallery:
+    return Gallery(
+        inputs=pictures.inputs,
+        plain=pictures.best,
+        label_only=pictures.floor,
+        plain_note=pictures.method,
+        titles=("What the model was trained on", "What an attacker rebuilds", ""),
+        inputs_note="private",
+    )
 
 
 def _utility(victim: Victim, twin: Any, material: Material, outputs: Outputs) -> Utility | None:

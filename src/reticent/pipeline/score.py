@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from reticent.attacks.finding import Finding
+from reticent.audit.family import is_accuracy
 from reticent.audit.frontier import Point
 from reticent.audit.scorecard import (
     Alone,
@@ -28,7 +29,6 @@ from reticent.audit.scorecard import (
     TaskSummary,
     Utility,
     by_pillar,
-    is_accuracy,
 )
 from reticent.audit.statistics import bootstrap_ratio
 from reticent.audit.suite import Outcome
@@ -159,6 +159,8 @@ def _notices(recipe: Recipe, task: Task, attacked: Mapping[Regime, Attacked]) ->
     notices = []
     if task.synthetic:
         notices.append("The data are SYNTHETIC: nothing here is about real people.")
+    chosen = next(iter(attacked.values())).hardened
+    notices += [f"Chosen automatically, {choice}." for choice in chosen.choices]
     if recipe.audit.quick:
         notices.append("Quick audit: fewer attackers, one seed, one regime. Not for signing.")
     for regime, part in list(attacked.items())[1:]:

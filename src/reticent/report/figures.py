@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
 from reticent.attacks.finding import Finding
 from reticent.audit.frontier import Point, pareto
 from reticent.audit.scorecard import Scorecard
-from reticent.errors import MissingExtraError
 from reticent.guarantee import Pillar
+from reticent.report.drawing import (
+    ALLOWED,
+    BAD,
+    CEILING,
+    FLOOR,
+    INK,
+    LETTER,
+    MEASURED,
+    MUTED,
+    PAPER,
+    RULE,
+    drawing_axes,
+    inline_svg,
+)
 from reticent.report.markup import Html
 from reticent.report.words import change, is_share, quantity, regime, task_metric
-
-# Each colour stands for a CSS variable of the page, so that one drawing serves light and dark.
-INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
-MEASURED, FLOOR, CEILING, BAD, ALLOWED = "#050505", "#060606", "#070707", "#080808", "#090909"
-_VARIABLES = {
-    INK: "ink",
-    MUTED: "muted",
-    RULE: "rule",
-    PAPER: "card",
-    MEASURED: "measured",
-    FLOOR: "floor",
-    CEILING: "ceiling",
-    BAD: "bad",
-    ALLOWED: "allowed",
-}
-_STYLE: Any = {
-    "svg.hashsalt": "reticent",
-    "svg.fonttype": "none",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": RULE,
-    "axes.facecolor": "none",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "grid.color": RULE,
-    "grid.linewidth": 0.5,
-}
-_LETTER = 4.7  # mean width of a letter in points at 8.5 pt: enough to keep labels apart
 
 
 def frontier_figure(card: Scorecard) -> Html:
@@ -59,7 +32,7 @@ def frontier_figure(card: Scorecard) -> Html:
     points, metric = card.frontier, task_metric(card)
     baseline = max(p.utility for p in points) if card.utility is None else card.utility.baseline
     scale = 100.0 if is_share(metric) else 1.0
-    with _axes(4.0, 3.3, left=28, top=20) as (figure, axes):
+    with drawing_axes(4.0, 3.3, left=28, top=20) as (figure, axes):
         spots = [(100 * max(0.0, p.excess), scale * p.utility) for p in points]
         _frame(axes, spots, scale * baseline)
         axes.axhline(scale * baseline, color=MUTED, linewidth=0.8, dashes=(4, 3))
@@ -83,7 +56,7 @@ def frontier_figure(card: Scorecard) -> Html:
             color=MUTED,
             parse_math=False,
         )
-        return _svg(figure, "frontier", _frontier_alt(points, metric))
+        return inline_svg(figure, "frontier", _frontier_alt(points, metric))
 
 
 def alone_figure(card: Scorecard) -> Html:
@@ -99,8 +72,8 @@ def alone_figure(card: Scorecard) -> Html:
     ]
     low, high = min(values), max(values)
     room = (high - low) * 0.06 or 1.0
-    left = 12 + _LETTER * max(len(_name(point)) for point in points)
-    with _axes(4.0, 0.55 + 0.29 * len(points), left=left) as (figure, axes):
+    left = 12 + LETTER * max(len(_name(point)) for point in points)
+    with drawing_axes(4.0, 0.55 + 0.29 * len(points), left=left) as (figure, axes):
         axes.set_xlim(low - room, high + room)
         axes.set_ylim(len(points) - 0.4, -0.6)
         axes.set_yticks([])
@@ -115,7 +88,9 @@ def alone_figure(card: Scorecard) -> Html:
             + ", ".join(f"{quantity(metric, v)} with {k}" for k, v in sorted(p.few_shot.items()))
             for p in points
         )
-        return _svg(figure, "alone", f"Decoding without the server, examples per class. {said}.")
+        return inline_svg(
+            figure, "alone", f"Decoding without the server, examples per class. {said}."
+        )
 
 
 def leakage_figures(card: Scorecard) -> list[tuple[int, Html]]:
@@ -141,7 +116,7 @@ def strongest_rows(findings: Sequence[Finding]) -> dict[tuple[str, int], Finding
 
 
 def _leakage_panel(card: Scorecard, count: int, findings: Sequence[Finding]) -> Html:
-    with _axes(3.4, 0.3 + 0.55 * len(findings), bottom=18) as (figure, axes):
+    with drawing_axes(3.4, 0.3 + 0.55 * len(findings), bottom=18) as (figure, axes):
         axes.set_xlim(-2, 102)
         axes.set_ylim(len(findings) - 0.45, -0.65)
         axes.set_yticks([])
@@ -151,7 +126,7 @@ def _leakage_panel(card: Scorecard, count: int, findings: Sequence[Finding]) -> 
         for row, finding in enumerate(findings):
             _leakage_row(axes, row, finding, _allowed(card, finding))
         said = "; ".join(_leakage_alt(finding) for finding in findings)
-        return _svg(figure, f"leak{count}", f"Attacks that pool {count} requests. {said}.")
+        return inline_svg(figure, f"leak{count}", f"Attacks that pool {count} requests. {said}.")
 
 
 def _leakage_row(axes: Any, row: int, finding: Finding, allowed: float | None) -> None:
@@ -248,7 +223,7 @@ def _label_points(
     order = sorted(range(len(points)), key=lambda i: (not points[i].chosen, pixels[i]))
     for index in order:
         name, (x, y) = _name(points[index]), pixels[index]
-        width = _LETTER * len(name) * (1.1 if points[index].chosen else 1.0)
+        width = LETTER * len(name) * (1.1 if points[index].chosen else 1.0)
         candidates = [
             (dx if side > 0 else dx - width, dy)
             for dx, dy, side in (
@@ -278,58 +253,6 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     across = min(one[2], other[2]) - max(one[0], other[0])
     up = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, across) * max(0.0, up)
-
-
-@contextmanager
-def _axes(
-    width: float, height: float, *, left: float = 6, bottom: float = 34, top: float = 2
-) -> Iterator[tuple[Any, Any]]:
-    """A figure of `width` x `height` inches and its axes; margins in points.
-
-    At 72 dots per inch a dot is a point of the drawing.
-    """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(width, height), dpi=72)
-        FigureCanvasSVG(figure)
-        wide, high = 72 * width, 72 * height
-        axes = figure.add_axes(
-            (left / wide, bottom / high, 1 - (left + 8) / wide, 1 - (bottom + top) / high)
-        )
-        axes.set_axisbelow(True)
-        yield figure, axes
-
-
-def _svg(figure: Any, name: str, label: str) -> Html:
-    """The drawing as inline SVG: page colours and fonts, ids of its own, no outside names."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    box = re.search(r'viewBox="([^"]+)"', text)
-    opening = (
-        f'<svg class="plot" role="img" aria-label="{escape(label)}" '
-        f'viewBox="{box.group(1) if box else ""}">'
-    )
-    text = re.sub(r"^<svg[^>]*>", lambda _: opening, text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-")
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    # Releases of matplotlib differ in writing the shorthand or the family on its own.
-    text = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--sans)", text)
-    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
-    return Html(re.sub(r">\s+<", "><", text).strip())
 
 
 def _excess_limit(card: Scorecard) -> float | None:

@@ -1,4 +1,4 @@
-"""What the server sees: inputs beside the best reconstructions of them."""
+"""What an attacker rebuilds: records beside the best reconstructions of them."""
 
 from __future__ import annotations
 
@@ -21,34 +21,42 @@ _WIDTH, _HEIGHT = 160, 72
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Some inputs and what the best attacker makes of what the server receives.
+    """Some records and what the best attacker makes of what it receives.
 
     All arrays have one shape (k, ...): images (k, 1 or 3, H, W) in [0, 1] or 0..255, series
     (k, C, L), vectors (k, d). Set `kind="image"` for images without a channel axis, (k, H, W).
     `label_only` is what the public label alone gives (the class mean): what a protected
     reconstruction should look like. `captions` (k,) stand under the columns, `plain_note` and
     `protected_note` beside the rows, for instance with the attacker's error. At most 8 columns
-    are shown.
+    are shown. The headings speak of a client's inputs and a server; give `titles` (records,
+    undefended, protected) and `inputs_note` for another attack, such as gradient inversion (a
+    batch and what a federated server rebuilds of it) or model inversion (class means). Without
+    `protected` that row is left out.
     """
 
     inputs: NDArray[Any]
     plain: NDArray[Any]
-    protected: NDArray[Any]
+    protected: NDArray[Any] | None = None
     label_only: NDArray[Any] | None = None
     captions: tuple[str, ...] = ()
     kind: Kind | None = None
     plain_note: str = ""
     protected_note: str = ""
+    titles: tuple[str, str, str] = (
+        "What the client has",
+        "What the server rebuilds, undefended",
+        "What the server rebuilds, protected",
+    )
+    inputs_note: str = "never sent"
 
     def __post_init__(self) -> None:
-        shapes = {self.inputs.shape, self.plain.shape, self.protected.shape}
-        if self.label_only is not None:
-            shapes.add(self.label_only.shape)
+        shapes = {self.inputs.shape, self.plain.shape}
+        shapes |= {more.shape for more in (self.protected, self.label_only) if more is not None}
         if len(shapes) != 1 or self.inputs.ndim < 2 or len(self.inputs) == 0:
             raise ConfigError(
                 "Expected inputs and reconstructions of one shape (k, ...), k > 0, got "
                 f"inputs={self.inputs.shape}, plain={self.plain.shape}, "
-                f"protected={self.protected.shape}."
+                f"protected={None if self.protected is None else self.protected.shape}."
             )
         if self.captions and len(self.captions) != len(self.inputs):
             raise ConfigError(
@@ -70,13 +78,14 @@ class Gallery:
 
 
 def render_gallery(gallery: Gallery) -> Html:
-    """The gallery as three rows of pictures: input, undefended, protected."""
+    """The gallery as rows of pictures: input, undefended, protected, the label alone."""
     draw = {"image": _images, "series": _series, "vector": _bars}[gallery.shown_as]
     rows = [
-        ("What the client has", "never sent", gallery.inputs, "input"),
-        ("What the server rebuilds, undefended", gallery.plain_note, gallery.plain, "plain"),
-        ("What the server rebuilds, protected", gallery.protected_note, gallery.protected, "hard"),
+        (gallery.titles[0], gallery.inputs_note, gallery.inputs, "input"),
+        (gallery.titles[1], gallery.plain_note, gallery.plain, "plain"),
     ]
+    if gallery.protected is not None:
+        rows.append((gallery.titles[2], gallery.protected_note, gallery.protected, "hard"))
     if gallery.label_only is not None:
         rows.append(("What the label alone gives", "the floor", gallery.label_only, "floor"))
     count = min(_LIMIT, len(gallery.inputs))

@@ -10,6 +10,7 @@ from reticent.audit.frontier import Point, pareto
 from reticent.audit.scorecard import Cost, Scorecard, Status, Verdict, write_atomically
 from reticent.guarantee import Empirical, Pillar
 from reticent.report import words
+from reticent.report.attack_figures import attack_figures
 from reticent.report.figures import alone_figure, frontier_figure, leakage_figures
 from reticent.report.gallery import Gallery, render_gallery
 from reticent.report.markup import Html, element
@@ -40,8 +41,14 @@ _GLOSSARY = (
 )
 
 
-def render(scorecard: Scorecard, *, gallery: Gallery | None = None) -> str:
-    """The report as one HTML document: no script, nothing loaded, the same bytes every time."""
+def render(
+    scorecard: Scorecard, *, gallery: Gallery | None = None, rebuilt: Sequence[Gallery] = ()
+) -> str:
+    """The report as one HTML document: no script, nothing loaded, the same bytes every time.
+
+    `gallery` shows what the server sees of a client's inputs, `rebuilt` what attackers made of the
+    model or of gradients.
+    """
     card = scorecard
     title = f"{card.task.title}: {words.headline(card)}"
     deployed = card.cost is not None
@@ -52,6 +59,8 @@ def render(scorecard: Scorecard, *, gallery: Gallery | None = None) -> str:
         _leakage(card) if deployed else None,
         _seen(card, gallery) if deployed or gallery else None,
         pillars(card),
+        _drawn(card),
+        _remade(rebuilt),
         costs(card),
         _replay(card),
     )
@@ -70,9 +79,15 @@ def render(scorecard: Scorecard, *, gallery: Gallery | None = None) -> str:
     return f"<!doctype html>\n{page}\n"
 
 
-def write_report(path: Path, scorecard: Scorecard, gallery: Gallery | None = None) -> None:
+def write_report(
+    path: Path,
+    scorecard: Scorecard,
+    gallery: Gallery | None = None,
+    *,
+    rebuilt: Sequence[Gallery] = (),
+) -> None:
     """Write the report to `path`; a reader never meets half a file."""
-    write_atomically(path, render(scorecard, gallery=gallery))
+    write_atomically(path, render(scorecard, gallery=gallery, rebuilt=rebuilt))
 
 
 def _css() -> str:
@@ -128,7 +143,11 @@ def _verdict(card: Scorecard) -> Html:
 
 
 def _support(card: Scorecard) -> list[str]:
-    return [text for text in (words.measured(card), words.floor_growth(card)) if text is not None]
+    if card.cost is None:
+        said = [words.measured_of(card, pillar) for pillar in Pillar]
+    else:
+        said = [words.measured(card), words.floor_growth(card)]
+    return [text for text in said if text is not None]
 
 
 def _broken(card: Scorecard) -> Html | None:
@@ -198,7 +217,8 @@ def _key_numbers(card: Scorecard) -> Html:
             _decode_tile(card),
             *_cost_tiles(card.cost),
         ]
-    tiles.append(_gate_tile(card))
+    if card.gates or card.cost is not None:
+        tiles.append(_gate_tile(card))
     return element("section", element("h2", "Key numbers"), element("div", *tiles, class_="tiles"))
 
 
@@ -442,6 +462,34 @@ def _seen(card: Scorecard, gallery: Gallery | None) -> Html:
     )
     return element(
         "section", heading, element("p", text + drawn), *_rebuilt(card), render_gallery(gallery)
+    )
+
+
+def _drawn(card: Scorecard) -> Html | None:
+    """Curves of the attacks on training data and model, where findings hold them."""
+    figures = attack_figures(card)
+    if not figures:
+        return None
+    return element(
+        "section",
+        element("h2", "How strong the attacks were"),
+        element(
+            "div",
+            *(element("div", element("h3", title), drawing, class_="panel")
+              for title, drawing in figures),
+            class_="panels",
+        ),
+    )  # fmt: skip
+
+
+def _remade(rebuilt: Sequence[Gallery]) -> Html | None:
+    if not rebuilt:
+        return None
+    return element(
+        "section",
+        element("h2", "What attackers rebuilt"),
+        element("p", "True records beside the reconstruction of each, and what a guess would be."),
+        *(render_gallery(gallery) for gallery in rebuilt),
     )
 
 

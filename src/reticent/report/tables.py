@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reticent.attacks.finding import Finding
 from reticent.audit.frontier import pareto
-from reticent.audit.scorecard import Scorecard, Status, could_contradict
+from reticent.audit.scorecard import Scorecard, Status
 from reticent.guarantee import Guarantee, Pillar
 from reticent.report import words
 from reticent.report.figures import strongest_rows
@@ -123,7 +123,7 @@ def _pillar(card: Scorecard, pillar: Pillar) -> Html:
 
 def _claim(card: Scorecard, guarantee: Guarantee) -> Html:
     tests = card.tests(guarantee)
-    power = [f for f in tests if could_contradict(f, guarantee)]
+    power = card.powerful(guarantee)
     tested = "none"
     if tests:
         noun = "measurement" if len(tests) == 1 else "measurements"

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import train_alone
+from oracle import loss, train_alone
 from torch import Tensor, nn
 
+from reticent.attacks.shadow.choice import stack
+from reticent.attacks.shadow.dense import DenseStack
 from reticent.attacks.shadow.masks import held_out_rows, independent_masks, rows_of
 from reticent.attacks.shadow.recipe import TrainingRecipe
-from reticent.attacks.shadow.stack import LayerStack, LoopStack, Stack, VmapStack, stack
+from reticent.attacks.shadow.stack import LayerStack, LoopStack, Stack, VmapStack
 from reticent.attacks.shadow.training import fresh, log_probabilities, train_stack
 from reticent.errors import ConfigError, DataError
+from reticent.models.networks import Standardise
 from reticent.random import seeded
 
 SEED = 5
@@ -84,10 +87,21 @@ def images(*layers: nn.Module, outputs: int) -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], type[Stack]]] = {
-    "linear": (lambda: nn.Linear(8, 3), LayerStack),
-    "mlp": (lambda: nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), LayerStack),
-    "no bias": (lambda: nn.Linear(8, 3, bias=False), LayerStack),
-    "one output": (lambda: nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)), LayerStack),
+    "linear": (lambda: nn.Linear(8, 3), DenseStack),
+    "mlp": (lambda: nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), DenseStack),
+    "no bias": (lambda: nn.Linear(8, 3, bias=False), DenseStack),
+    "one output": (lambda: nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)), DenseStack),
+    "nested": (
+        lambda: nn.Sequential(
+            nn.Sequential(Standardise(torch.zeros(8), torch.full((8,), 2.0)), nn.Flatten()),
+            nn.Sequential(nn.Linear(8, 6), nn.Sigmoid(), nn.Linear(6, 5), nn.ReLU()),
+            nn.Linear(5, 4),
+            nn.Linear(4, 3),
+        ),
+        DenseStack,
+    ),
+    "activation last": (lambda: nn.Sequential(nn.Linear(8, 3), nn.ReLU()), LayerStack),
+    "dropout of nothing": (lambda: nn.Sequential(nn.Dropout(0.0), nn.Linear(8, 3)), LayerStack),
     "residual": (lambda: nn.Sequential(Residual(), Residual(), nn.Linear(8, 3)), LayerStack),
     "batch norm": (
         lambda: nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)),
@@ -196,6 +210,20 @@ def test_the_best_epoch_is_not_always_the_last() -> None:
     kept, _, x = both(NETWORKS["mlp"][0](), recipe)
     ended, _, _ = both(NETWORKS["mlp"][0](), last)
     assert not np.allclose(log_probabilities(kept, x), log_probabilities(ended, x), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [DenseStack, LayerStack, VmapStack, LoopStack])
+def test_the_gradients_of_each_kind_are_those_of_each_model(kind: type[Stack]) -> None:
+    models = [fresh(NETWORKS["mlp"][0](), seed=1, number=i) for i in range(3)]
+    x, y = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)), torch.ones(3, 5).long()
+    made = kind(models)
+    made.set_gradients(x, y)
+    torch.optim.SGD(made.parameters, lr=1.0).step()
+    for index, model in enumerate(models):
+        loss(model(x[index]), y[index]).backward()
+        torch.optim.SGD(model.parameters(), lr=1.0).step()
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(made.state(index)[name], value)
 
 
 @pytest.mark.parametrize("kind", [VmapStack, LoopStack])

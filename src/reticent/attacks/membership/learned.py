@@ -24,6 +24,7 @@ from reticent.attacks.membership.rmia import log_ratio
 from reticent.attacks.membership.signals import References, Signals
 from reticent.attacks.spec import Scores
 from reticent.errors import DataError
+from reticent.random import seeded
 
 FEWEST = 3
 _BOUND = 1e3
@@ -46,17 +47,22 @@ class Learned:
 
 
 def fit_learned(references: References, *, models: Sequence[int], seed: int = 0) -> Learned:
-    """The decision learnt from `models` as shadow targets, each with all others as references.
+    """The decision learnt from `models` as shadow targets, each with half of the others.
 
-    Raises `DataError` for fewer than three references.
+    Not with all others: then a record's OUT moments would be the same number for all its shadow
+    members and another for the rest, and a tree could learn that number instead of the leak. Each
+    shadow target draws its own half. Raises `DataError` for fewer than three references.
     """
     if len(references) < FEWEST:
         raise DataError(
             f"Expected {FEWEST} or more references to learn from, got {len(references)}."
         )
-    x = np.concatenate(
-        [features(references.target(model), references.without(model)) for model in models]
-    )
+    parts = []
+    for model in models:
+        others = np.delete(np.arange(len(references)), model)
+        half = seeded(seed, 52, model + 1).permutation(others)[: max(2, len(others) // 2)]
+        parts.append(features(references.target(model), references.take(half)))
+    x = np.concatenate(parts)
     y = references.member[np.asarray(models, dtype=np.int64)].reshape(-1)
     trees = HistGradientBoostingClassifier(
         max_iter=100,

@@ -127,8 +127,7 @@ class _Puzzle:
 
     def gradient(self, records: Tensor) -> tuple[Tensor, ...]:
         loss = functional.cross_entropy(self.model(records), self.labels)
-        made: tuple[Tensor, ...] = torch.autograd.grad(loss, self.parameters, create_graph=True)
-        return made
+        return tuple(torch.autograd.grad(loss, self.parameters, create_graph=True))
 
     def distance(self, records: Tensor) -> Tensor:
         """The squared distance of the gradients as a share of the observed one's square."""
@@ -141,7 +140,8 @@ class _Puzzle:
         mine = self.gradient(records)
         inner = torch.stack([(a * b).sum() for a, b in zip(mine, self.observed, strict=True)])
         norm = torch.stack([(a**2).sum() for a in mine]).sum().sqrt()
-        return 1 - inner.sum() / (norm * self.energy**0.5 + 1e-300)
+        apart: Tensor = 1 - inner.sum() / (norm * self.energy**0.5 + 1e-300)
+        return apart
 
     def mismatch(self, records: NDArray[np.float64]) -> float:
         found = float(self.distance(torch.from_numpy(records)).detach())

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from reticent.attacks.shadow.choice import stack
 from reticent.attacks.shadow.layers import StackedLayer
 from reticent.attacks.shadow.recipe import TrainingRecipe
-from reticent.attacks.shadow.stack import LayerStack, Stack, VmapStack, stack, two_columns
+from reticent.attacks.shadow.stack import LayerStack, Stack, VmapStack, two_columns
 from reticent.errors import UnsupportedError
 
 Named = dict[str, Tensor]
@@ -80,7 +81,7 @@ def private_stack(models: Sequence[nn.Module], few: Tensor) -> Stack:
     Raises `UnsupportedError` where none can, or where clipping would bound nothing.
     """
     check_private(models[0])
-    made = stack(models, few)
+    made = stack(models, few, kinds=(LayerStack, VmapStack))
     if isinstance(made, LayerStack):
         own = few.expand(made.count, *few.shape)
         labels = torch.zeros(own.shape[:2], dtype=torch.int64)

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reticent.attacks.shadow.choice import stack
 from reticent.attacks.shadow.masks import held_out_rows, rows_of
 from reticent.attacks.shadow.private import poisson_batch, private_stack, set_private_gradients
 from reticent.attacks.shadow.recipe import TrainingRecipe
-from reticent.attacks.shadow.stack import Stack, stack, two_columns
+from reticent.attacks.shadow.stack import Stack, two_columns
 from reticent.attacks.spec import Labelled
 from reticent.errors import ConfigError, DataError
 from reticent.random import seeded
@@ -172,10 +173,7 @@ def _gradients(
 ) -> Iterator[None]:
     """One epoch of gradients, each model's of its own batch: a sum of losses keeps them apart."""
     for batch in _batches(rows, recipe.batch_size, orders):
-        made.clear_gradients()
-        logits = two_columns(made(_records(x, batch)))
-        losses = functional.cross_entropy(logits.flatten(0, 1), y[batch.flatten()], reduction="sum")
-        (losses / batch.shape[1]).backward()
+        made.set_gradients(_records(x, batch), y[batch])
         yield
 
 

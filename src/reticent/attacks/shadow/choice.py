@@ -1,0 +1,51 @@
+"""Which stack a network gets: the fastest that computes the same, found out by running it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from reticent.attacks.shadow.dense import DenseStack
+from reticent.attacks.shadow.stack import LayerStack, LoopStack, Stack, VmapStack
+from reticent.errors import UnsupportedError
+
+KINDS: tuple[type[Stack], ...] = (DenseStack, LayerStack, VmapStack)
+"""The fastest first; `LoopStack` runs everything."""
+
+_CLOSE = 1e-4
+
+
+def stack(
+    models: Sequence[nn.Module], few: Tensor, *, kinds: Sequence[type[Stack]] = KINDS
+) -> Stack:
+    """The fastest stack whose answers to `few` records (at least 2) are those of the models."""
+    for kind in kinds:
+        try:
+            made = kind(models)
+            if _answers_alike(made, models, few):
+                return kind(models)
+        except (UnsupportedError, RuntimeError, NotImplementedError, ValueError):
+            continue
+    return LoopStack(models)
+
+
+@torch.no_grad()
+def _answers_alike(made: Stack, models: Sequence[nn.Module], few: Tensor) -> bool:
+    """Whether a stack and the models alone agree, in both modes, on records of their own each."""
+    shift = torch.linspace(0.5, 1.5, len(models)).view(-1, *(1,) * few.ndim)
+    own = few * shift.to(few.dtype)
+    checked = {0, len(models) - 1}
+    for training in (False, True):
+        made.train(training)
+        alone = {i: copy.deepcopy(models[i]).train(training) for i in checked}
+        expected = {i: model(own[i]) for i, model in alone.items()}
+        if training and not all(torch.equal(expected[i], alone[i](own[i])) for i in checked):
+            # Dropout: there is no answer to compare with.
+            continue
+        found = made(own)
+        if not all(torch.allclose(found[i], expected[i], _CLOSE, _CLOSE) for i in checked):
+            return False
+    return True
