@@ -15,6 +15,7 @@ from reticent.audit.released_tables import (
     SINGLING_OUT,
     audit_released_table,
 )
+from reticent.data.embedded import adult_columns
 from reticent.errors import ConfigError, DataError
 
 N = 1200
@@ -117,3 +118,27 @@ def test_what_cannot_be_asked_is_refused() -> None:
         audit_released_table(release, original, control, secrets=("religion",))
     with pytest.raises(ConfigError, match="attacks"):
         audit_released_table(release, original, control, attacks=0)
+
+
+@pytest.mark.slow
+def test_the_census_table_copied_whole_and_not_at_all() -> None:
+    """Adult, real: 3,000 people released as they are, and 3,000 others of the same census."""
+    columns = adult_columns()
+    names = [name for name in columns if name != "part"]
+    order = np.random.default_rng(0).permutation(len(columns["age"]))
+    original, control, others = (
+        {name: columns[name][order[part * 3000 : (part + 1) * 3000]] for name in names}
+        for part in range(3)
+    )
+    for release, leaks in ((original, True), (others, False)):
+        found = audit_released_table(
+            release, original, control, secrets=("occupation",), attacks=300
+        )
+        for one in found:
+            if "boosting" in one.target:
+                continue
+            assert (one.excess_ci[0] > 0) is leaks, one
+            assert one.details["negative control"]["passed"], one
+            assert one.details["positive control"]["passed"], one
+        single = next(one for one in found if one.target == "4 columns")
+        assert (single.details["risk"] > 0.95) is leaks
