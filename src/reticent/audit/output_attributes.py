@@ -24,6 +24,8 @@ from reticent.attacks.attribute.outputs import (
     posterior_guess,
 )
 from reticent.attacks.finding import Finding
+from reticent.attacks.shadow.estimators import fit_estimator, is_estimator
+from reticent.attacks.shadow.training import train_models
 from reticent.attacks.spec import Access, Labelled
 from reticent.attacks.target import Victim
 from reticent.audit.statistics import Bootstrap, bootstrap_balanced, expanded_interval
@@ -72,16 +74,19 @@ def audit_output_attributes(
     attackers without them, both trained on `own` (people in neither group); excess is their
     paired difference. The adversary takes whichever of the two did better on its own validation
     part, so answers that don't help have an excess of exactly 0. `sensitive` says where the
-    attribute stands in a record (None: it is no input). `access` is label or scores level. The
-    gap's value and floor are the members' and the others' excess; one gap is of the trained
-    attackers, one (where values can be tried) of guessing by confidence, which needs no records.
+    attribute stands in a record (None: it is no input). `access` is label, scores or shadow
+    level; at shadow level the attackers learn on the answers of a model of their own about its
+    members, trained on `own` as the victim's recipe says, so that they know how a model answers
+    about records that it was trained on. The gap's value and floor are the members' and the
+    others' excess; one gap is of the trained attackers, one (where values can be tried) of
+    guessing by confidence, which needs no records.
 
     Positive control, also the ceiling: the same attack with the attribute written into an answer.
     Negative control: answers dealt to other people. Raises `DataError` where an attribute column
     doesn't hold the stated values.
     """
-    if access not in (Access.LABEL, Access.SCORES):
-        raise ConfigError(f"Expected access at label or scores level, got access={access}.")
+    if access not in (Access.LABEL, Access.SCORES, Access.SHADOW):
+        raise ConfigError(f"Expected access from label to shadow level, got access={access}.")
     groups = {"members": members, "non-members": non_members}
     if sensitive is not None:
         for people in (*groups.values(), own):
@@ -95,12 +100,17 @@ def audit_output_attributes(
         progress(f"attribute inference from outputs: {name}, {len(tested)} people")
     target = victim.at_label() if access is Access.LABEL else victim.at_scores()
     answers = ask(target, tested, sensitive, access=access)
-    of_own = ask(target, own.records, sensitive, access=access)
+    taught, shadow = own, target
+    if access is Access.SHADOW:
+        taught, trained = _shadow(victim, own, seed)
+        shadow = trained.at_scores()
+    of_own = ask(shadow, taught.records, sensitive, access=access)
 
     def attack(outputs: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> AttributeScores:
+        teaching = own if outputs is None else taught
         return impute(
-            own.records,
-            own.attribute,
+            teaching.records,
+            teaching.attribute,
             tested,
             classes=victim.classes,
             sensitive=sensitive,
@@ -111,9 +121,9 @@ def audit_output_attributes(
         )
 
     floor = attack(None)
-    plain = (of_own.columns(own.records.y), answers.columns(tested.y))
+    plain = (of_own.columns(taught.records.y), answers.columns(tested.y))
     scores = attack(plain)
-    loud = attack((_planted(plain[0], own.attribute), _planted(plain[1], truth)))
+    loud = attack((_planted(plain[0], taught.attribute), _planted(plain[1], truth)))
     rng = seeded(seed, 361)
     mute = attack((rng.permutation(plain[0]), rng.permutation(plain[1])))
     direct = _direct(answers, tested, sensitive, floor.log_prior, seed)
@@ -184,6 +194,28 @@ def _joined(
         np.concatenate([part.attribute for part in parts]),
         np.repeat(np.arange(len(parts)), [len(part.records) for part in parts]),
     )
+
+
+def _shadow(victim: Victim, own: People, seed: int) -> tuple[People, Victim]:
+    """A model trained as the victim was, on a random part of `own`, and that part."""
+    handle = victim.at_shadow()
+    recipe, architecture = handle.recipe, handle.architecture
+    if recipe.size + recipe.held_out > len(own.records):
+        raise DataError(
+            f"Expected {recipe.size + recipe.held_out} own records or more to train a model like "
+            f"the victim, got {len(own.records)}."
+        )
+    rows = np.sort(seeded(seed, 362).permutation(len(own.records))[: recipe.size])
+    members = People(records=own.records.take(rows), attribute=own.attribute[rows])
+    sample = members.records.x[:32]
+    if is_estimator(architecture):
+        made = fit_estimator(
+            architecture, members.records.x, members.records.y, seed=seed, number=0
+        )
+        return members, Victim.of_estimator(made, sample=sample)
+    mask = np.isin(np.arange(len(own.records)), rows)[None]
+    module = next(iter(train_models(architecture, recipe, own.records, mask, seed=seed)))
+    return members, Victim.of_module(module.eval(), sample=sample)
 
 
 def _planted(outputs: NDArray[np.float32], values: NDArray[np.int64]) -> NDArray[np.float32]:
