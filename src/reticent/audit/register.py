@@ -12,6 +12,7 @@ from torch import nn
 from reticent.attacks.finding import Finding
 from reticent.attacks.spec import Access, Labelled
 from reticent.attacks.target import Victim
+from reticent.audit.extraction import audit_extraction
 from reticent.audit.material import Material
 from reticent.audit.membership import audit_membership
 from reticent.audit.output_attributes import People, audit_output_attributes
@@ -159,6 +160,23 @@ def _informed(victim: Victim, material: Material, settings: Settings) -> Sequenc
     )
 
 
+def _lacks_queries(victim: Victim, material: Material) -> str | None:
+    return None if material.population is not None else "needs a population to ask about"
+
+
+def _extraction(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
+    assert material.population is not None
+    level = Access.SCORES if victim.scores is not None else Access.LABEL
+    return audit_extraction(
+        victim,
+        queries=material.population,
+        test=material.non_members,
+        access=min(settings.access, level),
+        seed=settings.seed,
+        progress=settings.report,
+    )
+
+
 def _joined(parts: Sequence[Labelled]) -> Labelled:
     users: Any = [part.users for part in parts]
     known = all(each is not None for each in users)
@@ -217,5 +235,13 @@ ENTRIES: tuple[Entry, ...] = (
         says="the last training record, by an insider who knows all the others",
         unfit=_always,
         run=_informed,
+    ),
+    Entry(
+        name="extraction",
+        pillar=Pillar.MODEL,
+        access=Access.LABEL,
+        says="a copy of the model from its answers",
+        unfit=_lacks_queries,
+        run=_extraction,
     ),
 )
