@@ -32,11 +32,12 @@ Architecture = nn.Module | Callable[[], nn.Module]
 """An untrained network, or a function that makes one with its own initial values."""
 
 _INITIAL, _ORDER, _LAYERS = 3, 4, 5
-_ROWS = 4096
+_FEWEST_ROWS = 64
 # Measured on two cores with 0.5 MB of second-level cache each; flat within a factor of two.
 _MOST_MODELS = 64
 _MOST_WEIGHTS = 800_000
 _MOST_NUMBERS = 6_000_000
+_MOST_INPUTS = 200_000
 
 
 def fresh(architecture: Architecture, *, seed: int, number: int) -> nn.Module:
@@ -179,7 +180,7 @@ def log_probabilities(made: Stack, x: Tensor) -> NDArray[np.float32]:
     """
     made.train(False)
     parts = []
-    for part in torch.split(x, max(64, _ROWS // made.count)):
+    for part in torch.split(x, _rows_at_once(made, x)):
         logits = two_columns(made(part.expand(made.count, *part.shape)))
         parts.append(functional.log_softmax(logits.double(), dim=-1).float())
     return np.asarray(torch.cat(parts, dim=1).numpy())
@@ -220,13 +221,18 @@ def _losses(made: Stack, x: Tensor, y: Tensor, rows: NDArray[np.int64]) -> NDArr
     """Each model's mean loss (models,) on its own `rows`, in evaluation mode."""
     made.train(False)
     total = torch.zeros(made.count, dtype=torch.float64)
-    for batch in torch.split(torch.from_numpy(rows), max(64, _ROWS // made.count), dim=1):
+    for batch in torch.split(torch.from_numpy(rows), _rows_at_once(made, x), dim=1):
         logits = two_columns(made(_records(x, batch)))
         losses = functional.cross_entropy(
             logits.flatten(0, 1), y[batch.flatten()], reduction="none"
         )
         total += losses.view(made.count, -1).double().sum(dim=1)
     return np.asarray(total.numpy() / rows.shape[1])
+
+
+def _rows_at_once(made: Stack, x: Tensor) -> int:
+    """How many records a stack answers at once: few enough for the cache."""
+    return max(_FEWEST_ROWS, _MOST_INPUTS // (made.count * x[0].numel()))
 
 
 def _records(x: Tensor, batch: Tensor) -> Tensor:
