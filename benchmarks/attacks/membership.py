@@ -24,7 +24,7 @@ from torch import nn
 
 from reticent.attacks.membership.battery import DEFAULT, prepare
 from reticent.attacks.membership.lira import lira_online
-from reticent.attacks.membership.rmia import rmia_online
+from reticent.attacks.membership.rmia import rmia_offline, rmia_online
 from reticent.attacks.membership.signals import References, Signals
 from reticent.attacks.shadow.bank import ShadowBank
 from reticent.attacks.shadow.recipe import TrainingRecipe
@@ -111,18 +111,26 @@ def _scoring(references: References, name: str) -> Iterable[Row]:
     _found, slow = _timed(lambda: _rmia_by_pairs(target, rest), repeats=2)
     rival = "n x z matrix of pairs, gamma 1, as in privacy-meter, by us"
     yield row(shape, "RMIA scoring, CPU s", fast, slow, rival)
-    mine, other = [], []
-    for model in range(8):
-        target, rest = references.target(model), references.without(model)
-        truth = references.member[model]
-        mine.append(roc(rmia_online(target, rest, gamma=1.0), truth))
-        other.append(roc(_rmia_by_pairs(target, rest), truth))
-    areas = [AcrossTargets(curves=tuple(made)).auc.mean for made in (mine, other)]
-    rates = [
-        float(np.mean([curve.operating_point(0.001).tpr.value for curve in made]))
-        for made in (mine, other)
-    ]
-    yield row(shape, "RMIA TPR at 0.1% FPR, 8 targets", *rates, rival, higher=True, auc=areas)
+    # With a = 1 the prior is the mean OUT confidence, ratios are large, and pairs tie at the top.
+    for kind, a in (("online", None), ("offline, a = 0.3", 0.3), ("offline, a = 1", 1.0)):
+        mine, other = [], []
+        for model in range(16):
+            target, rest = references.target(model), references.without(model)
+            truth = references.member[model]
+            ours = (
+                rmia_online(target, rest, gamma=1.0)
+                if a is None
+                else rmia_offline(target, rest, gamma=1.0, a=a)
+            )
+            mine.append(roc(ours, truth))
+            other.append(roc(_rmia_by_pairs(target, rest, a), truth))
+        areas = [AcrossTargets(curves=tuple(made)).auc.mean for made in (mine, other)]
+        rates = [
+            float(np.mean([curve.operating_point(0.001).tpr.value for curve in made]))
+            for made in (mine, other)
+        ]
+        metric = f"RMIA {kind}: TPR at 0.1% FPR, 16 targets"
+        yield row(shape, metric, *rates, rival, higher=True, auc=areas)
 
 
 def _strength(case: Case, references: References, targets: int, quick: bool) -> Iterable[Row]:
@@ -256,14 +264,19 @@ def _lira_by_example(target: Signals, references: References) -> NDArray[np.floa
     return np.asarray(sides[0] - sides[1])
 
 
-def _rmia_by_pairs(target: Signals, references: References) -> NDArray[np.float64]:
+def _rmia_by_pairs(
+    target: Signals, references: References, a: float | None = None
+) -> NDArray[np.float64]:
+    """The share of z that x beats, pair by pair: online, or offline with `a`."""
     n = target.pool
     p = np.exp(references.signals.log_confidence)
-    inside = np.where(references.member, p[:, :n], np.nan)
-    outside = np.where(references.member, np.nan, p[:, :n])
-    prior = 0.5 * (np.nanmean(inside, axis=0) + np.nanmean(outside, axis=0))
+    outside = np.nanmean(np.where(references.member, np.nan, p[:, :n]), axis=0)
+    if a is None:
+        inside = np.nanmean(np.where(references.member, p[:, :n], np.nan), axis=0)
+    else:
+        inside = a * outside + 1 - a
     own = np.exp(target.log_confidence)
-    ratio_x, ratio_z = own[:n] / prior, own[n:] / p[:, n:].mean(axis=0)
+    ratio_x, ratio_z = own[:n] / (0.5 * (inside + outside)), own[n:] / p[:, n:].mean(axis=0)
     return np.asarray((ratio_x[:, None] / ratio_z[None, :] >= 1.0).mean(axis=1))
 
 

@@ -78,7 +78,7 @@ def _score(
     if target.log_confidence.shape[-1] == n:
         # No population: the candidates themselves stand in, and the score is a rank among them.
         return beaten_share(ratio - np.log(gamma), ratio)
-    average = np.exp(references.signals.log_confidence[:, n:]).mean(axis=0)
+    average = _confidence(references.signals.log_confidence[:, n:]).mean(axis=0, dtype=np.float64)
     population = target.log_confidence[n:] - np.log(average)
     return beaten_share(ratio - np.log(gamma), population)
 
@@ -92,10 +92,20 @@ def _online_prior(references: References) -> NDArray[np.float64]:
 
 def _confidences(references: References) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean OUT and IN confidence of each record, (n,) each; NaN without such references."""
-    confidence = np.exp(references.signals.log_confidence[:, : references.signals.pool])
-    inside = references.member.astype(np.float64)
-    total = np.einsum("ij,ij->j", confidence, inside)
-    count = inside.sum(axis=0)
+    confidence = _confidence(references.signals.log_confidence[:, : references.signals.pool])
+    count = references.member.sum(axis=0)
     others = len(references) - count
+    total = confidence.sum(axis=0, dtype=np.float64)
+    inside = np.multiply(confidence, references.member, out=confidence).sum(
+        axis=0, dtype=np.float64
+    )
     with np.errstate(invalid="ignore"):
-        return (confidence.sum(axis=0) - total) / others, total / count
+        return (total - inside) / others, inside / count
+
+
+def _confidence(logs: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Confidences of references, of which means are taken: float32, as the bank keeps them.
+
+    The exponential is most of the work, and four times as fast so.
+    """
+    return np.exp(logs.astype(np.float32))
