@@ -14,22 +14,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rows import Row, row
+from torch import nn
 
+from reticent.attacks.attribute.imputation import Sensitive
 from reticent.attacks.linkage.ratings import Ratings, synthetic_ratings
 from reticent.attacks.linkage.scoreboard import Scoreboard
 from reticent.attacks.release import singling_out
 from reticent.attacks.release.inference import nearest_guess
 from reticent.attacks.release.linkability import linked
 from reticent.attacks.release.table import Columns, Encoding, take
+from reticent.attacks.shadow.recipe import TrainingRecipe
+from reticent.attacks.shadow.training import train_models
+from reticent.attacks.spec import Access, Labelled
+from reticent.attacks.target import Victim
 from reticent.audit.linkage import audit_linkage, glimpse
+from reticent.audit.output_attributes import People, audit_output_attributes
+from reticent.audit.property_inference import audit_property
 from reticent.audit.risk import Risk, risk_beyond
+from reticent.data.embedded import adult, adult_columns
 
 Table = dict[str, NDArray[Any]]
 WIDTH = 3
@@ -44,6 +52,8 @@ def rows(*, quick: bool) -> Iterable[Row]:
     """All figures of this case."""
     yield from _ratings(quick)
     yield from _tables(quick)
+    yield from _shares(quick)
+    yield from _attributes(quick)
 
 
 def _ratings(quick: bool) -> Iterable[Row]:
@@ -104,16 +114,7 @@ def _by_columns(released: Ratings, known: Ratings) -> NDArray[np.int64]:
 
 
 def _adult() -> Table:
-    import pyarrow.parquet as pq
-
-    with resources.as_file(resources.files("reticent.data") / "adult.parquet") as path:
-        read = pq.read_table(path)
-    made = {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
-    return {
-        name: values.astype(str) if values.dtype.kind == "O" else values
-        for name, values in made.items()
-        if name != "part"
-    }
+    return {name: values for name, values in adult_columns().items() if name != "part"}
 
 
 def _tables(quick: bool) -> Iterable[Row]:
@@ -152,6 +153,78 @@ def _tables(quick: bool) -> Iterable[Row]:
                 case, f"{attack}: CPU seconds", seconds,
                 None if other is None else other["seconds"], "anonymeter 1.1.0",
             )  # fmt: skip
+
+
+def _shares(quick: bool) -> Iterable[Row]:
+    """Property inference on Adult: how many women are in the training set of an income model."""
+    size, shadows, targets = (500, 24, 16) if quick else (1_000, 64, 48)
+    data, women, _race = _people_of_adult(16 * size)
+    recipe = TrainingRecipe(size=size, epochs=10, batch_size=64, learning_rate=3e-3)
+    victim = _victim(recipe, data, np.arange(size))
+    for shares in ((0.2, 0.5), (0.3, 0.35)):
+        for access in (Access.SHADOW, Access.WEIGHTS):
+            start = time.process_time()
+            (found,) = audit_property(
+                victim, data, women, name="women", shares=shares, access=access,
+                shadows=shadows, targets=targets,
+            )  # fmt: skip
+            yield row(
+                f"adult, MLP 80-32-2 on {size} people, women {shares[0]:.0%} or {shares[1]:.0%}",
+                f"hypotheses told right, {access}", found.value, found.floor, "chance",
+                higher=True, ci=[round(end, 3) for end in found.ci], n=found.n,
+                models=2 * (shadows + targets), chosen=found.details["chosen meta-classifier"],
+                seconds=round(time.process_time() - start, 2),
+            )  # fmt: skip
+
+
+def _attributes(quick: bool) -> Iterable[Row]:
+    """Attribute inference on Adult: an overfitted income model whose input holds the attribute."""
+    size = 600 if quick else 1_500
+    data, women, white = _people_of_adult(4 * size)
+    recipe = TrainingRecipe(size=size, epochs=60, batch_size=64, learning_rate=3e-3)
+    for name, values in (("sex", women), ("race (White or not)", white)):
+        held = Labelled(x=np.column_stack([data.x, values]).astype(np.float32), y=data.y)
+        people = [
+            People(records=held.take(rows), attribute=values[rows].astype(np.int64))
+            for rows in np.split(np.arange(4 * size), [size, 2 * size])
+        ]
+        victim = _victim(recipe, held, np.arange(size))
+        sensitive = Sensitive(
+            columns=(data.x.shape[1],), values=np.array([[0], [1]], dtype=np.float32)
+        )
+        start = time.process_time()
+        found = audit_output_attributes(
+            victim, *people, name=name, sensitive=sensitive, access=Access.SHADOW
+        )
+        seconds = time.process_time() - start
+        for one in found:
+            alone = one.details.get("without own records", {}).get("confidence", {})
+            yield row(
+                f"adult, MLP 81-32-2 on {size} people, 60 epochs", f"{one.attack}: {one.target}",
+                one.value, one.floor,
+                "non-members" if "beyond others" in one.attack else "imputation", higher=True,
+                excess_ci=[round(end, 3) for end in one.excess_ci], n=one.n,
+                by_confidence_alone=alone.get("value"), seconds_all=round(seconds, 2),
+            )  # fmt: skip
+
+
+def _people_of_adult(count: int) -> tuple[Labelled, NDArray[np.bool_], NDArray[np.bool_]]:
+    """`count` people drawn at random, columns standardised; who is a woman; who is White."""
+    task = adult(race="two")
+    rows = np.random.default_rng(1).permutation(len(task.x))[:count]
+    x = task.x[rows]
+    spread = x.std(axis=0)
+    x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    women = task.private["sex"][rows] == task.attribute_names["sex"].index("Female")
+    white = task.private["race"][rows] == task.attribute_names["race"].index("White")
+    return Labelled(x=x.astype(np.float32), y=task.public[rows].astype(np.int64)), women, white
+
+
+def _victim(recipe: TrainingRecipe, data: Labelled, rows: NDArray[np.int64]) -> Victim:
+    net = nn.Sequential(nn.Linear(data.x.shape[1], 32), nn.ReLU(), nn.Linear(32, 2))
+    mask = np.isin(np.arange(len(data)), rows)[None]
+    model = next(iter(train_models(net, recipe, data, mask, seed=5))).eval()
+    return Victim.of_module(model, sample=data.x[:8], recipe=recipe, template=net)
 
 
 def _ours(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from reticent.attacks.attribute.imputation import FAMILIES, Sensitive, impute
 from reticent.attacks.attribute.inference import AttributeScores
@@ -75,11 +76,11 @@ def audit_output_attributes(
     paired difference. The adversary takes whichever of the two did better on its own validation
     part, so answers that don't help have an excess of exactly 0. `sensitive` says where the
     attribute stands in a record (None: it is no input). `access` is label, scores or shadow
-    level; at shadow level the attackers learn on the answers of a model of their own about its
+    level; at shadow level the attackers learn on the answers of models of their own about their
     members, trained on `own` as the victim's recipe says, so that they know how a model answers
     about records that it was trained on. The gap's value and floor are the members' and the
-    others' excess; one gap is of the trained attackers, one (where values can be tried) of
-    guessing by confidence, which needs no records.
+    others' excess for the trained attackers; where values can be tried there is a second gap, of
+    guessing by confidence, which needs no records: there they are the two accuracies.
 
     Positive control, also the ceiling: the same attack with the attribute written into an answer.
     Negative control: answers dealt to other people. Raises `DataError` where an attribute column
@@ -100,17 +101,15 @@ def audit_output_attributes(
         progress(f"attribute inference from outputs: {name}, {len(tested)} people")
     target = victim.at_label() if access is Access.LABEL else victim.at_scores()
     answers = ask(target, tested, sensitive, access=access)
-    taught, shadow = own, target
     if access is Access.SHADOW:
-        taught, trained = _shadow(victim, own, seed)
-        shadow = trained.at_scores()
-    of_own = ask(shadow, taught.records, sensitive, access=access)
+        of_own = _shadow_answers(victim, own, sensitive, seed)
+    else:
+        of_own = ask(target, own.records, sensitive, access=access)
 
     def attack(outputs: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> AttributeScores:
-        teaching = own if outputs is None else taught
         return impute(
-            teaching.records,
-            teaching.attribute,
+            own.records,
+            own.attribute,
             tested,
             classes=victim.classes,
             sensitive=sensitive,
@@ -121,9 +120,9 @@ def audit_output_attributes(
         )
 
     floor = attack(None)
-    plain = (of_own.columns(taught.records.y), answers.columns(tested.y))
+    plain = (of_own.columns(own.records.y), answers.columns(tested.y))
     scores = attack(plain)
-    loud = attack((_planted(plain[0], taught.attribute), _planted(plain[1], truth)))
+    loud = attack((_planted(plain[0], own.attribute), _planted(plain[1], truth)))
     rng = seeded(seed, 361)
     mute = attack((rng.permutation(plain[0]), rng.permutation(plain[1])))
     direct = _direct(answers, tested, sensitive, floor.log_prior, seed)
@@ -167,7 +166,8 @@ def audit_output_attributes(
             )
     for way, both in (("trained", boots), ("confidence", guessed if direct else {})):
         if len(both) == 2:
-            findings.append(_gap(both, f"{name} ({way})", len(members.attribute)))
+            beyond = way == "trained"
+            findings.append(_gap(both, f"{name} ({way})", len(members.attribute), beyond))
     return tuple(findings)
 
 
@@ -196,26 +196,46 @@ def _joined(
     )
 
 
-def _shadow(victim: Victim, own: People, seed: int) -> tuple[People, Victim]:
-    """A model trained as the victim was, on a random part of `own`, and that part."""
+def _shadow_answers(victim: Victim, own: People, sensitive: Sensitive | None, seed: int) -> Answers:
+    """Answers about each of `own` by a model trained as the victim was, and on that person too.
+
+    As few models as it takes for everybody to be a member of one; the last one's set is filled up
+    with people who are also another's.
+    """
     handle = victim.at_shadow()
     recipe, architecture = handle.recipe, handle.architecture
-    if recipe.size + recipe.held_out > len(own.records):
+    count, size = len(own.records), recipe.size
+    if size + recipe.held_out > count:
         raise DataError(
-            f"Expected {recipe.size + recipe.held_out} own records or more to train a model like "
-            f"the victim, got {len(own.records)}."
+            f"Expected {size + recipe.held_out} own records or more to train models like the "
+            f"victim, got {count}."
         )
-    rows = np.sort(seeded(seed, 362).permutation(len(own.records))[: recipe.size])
-    members = People(records=own.records.take(rows), attribute=own.attribute[rows])
-    sample = members.records.x[:32]
-    if is_estimator(architecture):
-        made = fit_estimator(
-            architecture, members.records.x, members.records.y, seed=seed, number=0
+    mixed = seeded(seed, 362).permutation(count)
+    starts = [min(start, count - size) for start in range(0, count, size)]
+    masks = np.stack([np.isin(np.arange(count), mixed[start : start + size]) for start in starts])
+    sample, logs = own.records.x[:32], None
+    models = (
+        (
+            fit_estimator(
+                architecture, own.records.x[mask], own.records.y[mask], seed=seed, number=number
+            )
+            for number, mask in enumerate(masks)
         )
-        return members, Victim.of_estimator(made, sample=sample)
-    mask = np.isin(np.arange(len(own.records)), rows)[None]
-    module = next(iter(train_models(architecture, recipe, own.records, mask, seed=seed)))
-    return members, Victim.of_module(module.eval(), sample=sample)
+        if is_estimator(architecture)
+        else train_models(architecture, recipe, own.records, masks, seed=seed)
+    )
+    for model, mask in zip(models, masks, strict=True):
+        trained = (
+            Victim.of_module(model.eval(), sample=sample)
+            if isinstance(model, nn.Module)
+            else Victim.of_estimator(model, sample=sample)
+        )
+        told = ask(trained.at_scores(), own.records.take(mask), sensitive).logs
+        if logs is None:
+            logs = np.empty((count, *told.shape[1:]))
+        logs[mask] = told
+    assert logs is not None
+    return Answers(logs=logs, graded=True)
 
 
 def _planted(outputs: NDArray[np.float32], values: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -320,25 +340,31 @@ def _finding(
     )
 
 
-def _gap(both: Mapping[str, Bootstrap], target: str, n: int) -> Finding:
-    """The members' excess over imputation less the others': people resampled apart."""
-    parts = {label: boot.difference(0, 1) for label, boot in both.items()}
-    samples = [boot.samples[:, 0] - boot.samples[:, 1] for boot in both.values()]
-    value, ci = parts["members"]
-    floor, floor_ci = parts["non-members"]
+def _gap(both: Mapping[str, Bootstrap], target: str, n: int, beyond: bool) -> Finding:
+    """Success on members less success on others, each `beyond` imputation or as it is."""
+    samples, values, intervals = [], [], []
+    for boot in both.values():
+        if beyond:
+            value, interval = boot.difference(0, 1)
+            samples.append(boot.samples[:, 0] - boot.samples[:, 1])
+        else:
+            value, interval = float(boot.values[0]), boot.interval(0)
+            samples.append(boot.samples[:, 0])
+        values.append(value)
+        intervals.append(interval)
     clusters = min(boot.clusters for boot in both.values())
-    # The two bootstraps share their seed: reversing one makes the draws independent.
     return Finding(
         attack=GAP,
         pillar=Pillar.TRAINING_DATA,
         adversary=CLIENT.name,
         target=target,
-        metric="balanced accuracy beyond imputation",
-        value=value,
-        ci=ci,
-        floor=floor,
-        excess=value - floor,
+        metric=f"{METRIC} beyond imputation" if beyond else METRIC,
+        value=values[0],
+        ci=intervals[0],
+        floor=values[1],
+        excess=values[0] - values[1],
+        # The two bootstraps share their seed: reversing one makes the draws independent.
         excess_ci=expanded_interval(samples[0] - samples[1][::-1], clusters),
         n=n,
-        details={"non-members' interval": list(floor_ci)},
+        details={"non-members' interval": list(intervals[1])},
     )
