@@ -1,7 +1,7 @@
 """Extraction: queries to a whole softmax regression, and copies against ART's at equal queries.
 
 ART needs an environment of its own: RETICENT_ART names its interpreter (pip install torch
-"numpy<2" adversarial-robustness-toolbox==1.20.1); without it, rows have no rival.
+"numpy<2" packaging adversarial-robustness-toolbox==1.20.1); without it, rows have no rival.
 """
 
 from __future__ import annotations
