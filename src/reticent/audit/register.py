@@ -17,6 +17,7 @@ from reticent.attacks.target import Victim
 from reticent.audit.extraction import audit_extraction
 from reticent.audit.material import Material
 from reticent.audit.membership import audit_membership
+from reticent.audit.model_inversion import audit_model_inversion
 from reticent.audit.output_attributes import People, audit_output_attributes
 from reticent.audit.property_inference import audit_property
 from reticent.audit.suite import Entry, Settings
@@ -162,6 +163,25 @@ def _informed(victim: Victim, material: Material, settings: Settings) -> Sequenc
     )
 
 
+def _lacks_images(victim: Victim, material: Material) -> str | None:
+    lack = _lacks_public(victim, material)
+    if lack is None and material.members.x.ndim < 3:
+        lack = "needs records that can be looked at: images or series"
+    return lack
+
+
+def _inversion(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
+    assert material.population is not None
+    return audit_model_inversion(
+        victim,
+        material.population,
+        material.non_members,
+        seed=settings.seed,
+        keep=settings.keep,
+        progress=settings.report,
+    )
+
+
 def _lacks_queries(victim: Victim, material: Material) -> str | None:
     return None if material.population is not None else "needs a population to ask about"
 
@@ -246,6 +266,14 @@ ENTRIES: tuple[Entry, ...] = (
         says="the last training record, by an insider who knows all the others",
         unfit=_always,
         run=_informed,
+    ),
+    Entry(
+        name="model_inversion",
+        pillar=Pillar.TRAINING_DATA,
+        access=Access.WEIGHTS,
+        says="what a class looks like, from the model's gradients",
+        unfit=_lacks_images,
+        run=_inversion,
     ),
     Entry(
         name="extraction",
