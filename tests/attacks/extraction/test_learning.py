@@ -82,6 +82,18 @@ def test_a_network_like_the_targets_can_be_given() -> None:
     assert agreement(victim(), copy, X[1500:]) > 0.8
 
 
+def test_a_network_with_one_logit_for_two_classes_can_be_given() -> None:
+    torch.manual_seed(0)
+    target = Victim.of_module(nn.Sequential(nn.Linear(10, 1)).eval(), sample=X)
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(10, 1))
+
+    learn = ScoreLearning(queries=200, make=make, members=1, rounds=1)
+    copy = learn.fit(target.at_scores(), X[:400], seed=0)
+    assert agreement(target, copy, X[1500:]) > 0.9
+
+
 def test_choices_pick_different_open_rows() -> None:
     rng = np.random.default_rng(0)
     unasked = np.arange(100, 200)
