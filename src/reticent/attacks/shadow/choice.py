@@ -33,7 +33,7 @@ def stack(
             made = kind(models)
             if _answers_alike(made, models, few):
                 return kind(models)
-        except (UnsupportedError, RuntimeError, NotImplementedError, ValueError):
+        except (UnsupportedError, RuntimeError, ValueError):
             continue
     return LoopStack(models)
 

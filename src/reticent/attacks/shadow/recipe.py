@@ -21,8 +21,8 @@ class TrainingRecipe:
     epochs, stepped once per epoch. `keep` is "last", or "best": the epoch with the least loss on
     `held_out` further records. With `clip_norm`, per-example gradients are clipped to it and
     Gaussian noise of `noise_multiplier` * `clip_norm` is added to each batch's sum (DP-SGD, Abadi
-    et al. 2016, Alg. 1); batches are then Poisson-sampled with rate batch_size / size, and the sum
-    is divided by `batch_size`.
+    et al. 2016, Alg. 1); batches are then Poisson-sampled with rate batch_size / size, an epoch has
+    as many of them as it would have batches (rounded up), and the sum is divided by `batch_size`.
     """
 
     size: int

@@ -7,6 +7,7 @@ or one model after the other (`LoopStack`); for perceptrons see `dense`, for the
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,21 +20,21 @@ from reticent.attacks.shadow.layers import StackedConvolution, StackedLayer, sta
 from reticent.errors import UnsupportedError
 
 
-class Stack:
+class Stack(ABC):
     """N models that answer (N, B, ...) with (N, B, outputs); each learns only from its own rows."""
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.count = len(models)
         self.template = models[0]
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs (N, B, outputs) of records (N, B, ...)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
-        raise NotImplementedError
 
     def set_gradients(self, x: Tensor, y: Tensor) -> None:
         """Set the gradients of each model's mean loss on its records (N, B, ...), labels (N, B)."""
@@ -48,13 +49,13 @@ class Stack:
         for parameter in self.parameters:
             parameter.grad = None
 
+    @abstractmethod
     def train(self, mode: bool) -> None:
         """Training mode (dropout, batch statistics) or evaluation mode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state(self, model: int) -> dict[str, Tensor]:
         """Views of one model's parameters and buffers, by their names in the network."""
-        raise NotImplementedError
 
     def models(self) -> list[nn.Module]:
         """Each model by itself, in evaluation mode, sharing no memory with the stack."""
