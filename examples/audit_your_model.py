@@ -67,8 +67,10 @@ def main() -> None:
         report=print,
     )  # fmt: skip
     show("network", card)
-    reticent.write_report(Path("audit.html"), card)
-    print("report: audit.html")
+    page = Path("runs") / "audit.html"
+    page.parent.mkdir(exist_ok=True)
+    reticent.write_report(page, card)
+    print(f"report: {page}")
 
 
 def show(name: str, card: reticent.Scorecard) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/split/run.py [--quick] [--case CASE] [--set SET] [--method METHOD] --json
 
-Cases: codes, noise, methods, correlation, service, hardening. Prints one JSON object
+Cases: codes, alphabet, noise, methods, correlation, service, hardening. Prints one JSON object
 {"rows": [...]}; `ratio` above 1 means that we are better, null that it is undefined (a leak of
 exactly zero).
 `--method` keeps the cases codes and methods to some methods. Needs RETICENT_DATA for every case
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rows import Row, row
 from sets import SETS, recipe
 
-CASES = ("codes", "noise", "methods", "correlation", "service", "hardening")
+CASES = ("codes", "alphabet", "noise", "methods", "correlation", "service", "hardening")
 CODES = ("adapter_code", "prototype_code")
 OURS = (*CODES, "center_noise")
 BASELINES = ("center", "nopeek", "adversarial", "vib", "noise")
@@ -85,6 +85,45 @@ def codes(names: list[str], seeds: int, chosen: list[str]) -> Iterator[Row]:
                 cuts=cuts,
             )
             yield row(label, "worst excess, m <= 32", worst, None, "floor", unit="accuracy", n=n)
+
+
+def alphabet(names: list[str], seeds: int) -> Iterator[Row]:
+    """More codes than answers: what utility they buy, what they leak, what is claimed of them."""
+    from reticent.audit.attribute import audit_attributes
+    from reticent.pipeline.stage import by_regime, load_task, prepare
+
+    for name in names:
+        plan = recipe(name, seed=0, seeds=seeds, quick=False, method="adapter_code")
+        task = load_task(plan)
+        regime, attributes = next(iter(by_regime(plan, task).items()))
+        stage = prepare(plan, task, regime, report=quiet)
+        base = float(stage.test_outcomes().mean())
+        first = stage.harden(plan)
+        for times in (1, 2, 4):
+            codes_ = times * stage.answers.levels
+            hardened = stage.harden(plan, cut=first.cut, codes=codes_)
+            label = f"alphabet/{name}/K = {times}C"
+            kept = float(stage.test_outcomes(hardened).mean())
+            n = len(stage.records("test"))
+            yield row(
+                label, "utility", kept, base, "undefended", higher=True, unit="task metric", n=n
+            )
+            claim = hardened.guarantees[0]
+            found = audit_attributes(
+                stage.protected(hardened), attributes=attributes, seeds=tuple(range(seeds))
+            )
+            for item in found:
+                yield row(
+                    label,
+                    f"excess on {item.target}, m = {item.requests}",
+                    item.excess,
+                    claim.allowed_excess(item.requests),
+                    "what the claim allows",
+                    unit="balanced accuracy",
+                    n=item.n,
+                    ci=[round(bound, 4) for bound in item.excess_ci],
+                    floor=round(item.floor, 4),
+                )
 
 
 def noise(names: list[str], seeds: int) -> Iterator[Row]:
@@ -290,6 +329,7 @@ def main() -> None:
         "codes": lambda: codes(
             names, seeds, [name for name in given.method or CODES if name in CODES]
         ),
+        "alphabet": lambda: alphabet(given.set or ["phone activity", "spoken digits"], seeds),
         "noise": lambda: noise(["phone activity"], seeds),
         "methods": lambda: methods(names, seeds, given.quick, given.method or [*OURS, *BASELINES]),
         "correlation": lambda: correlation((0.0, 1.0) if given.quick else (0, 0.25, 0.5, 0.75, 1)),

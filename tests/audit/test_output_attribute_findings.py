@@ -11,6 +11,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from reticent.attacks.attribute.imputation import Sensitive
 from reticent.attacks.finding import Finding
+from reticent.attacks.shadow.recipe import TrainingRecipe
 from reticent.attacks.spec import Access, Labelled
 from reticent.attacks.target import Victim
 from reticent.audit.output_attributes import ATTACK, GAP, People, audit_output_attributes
@@ -149,3 +150,22 @@ def test_people_who_do_not_hold_what_is_said_of_them_are_refused() -> None:
         audit_output_attributes(victim, members, others, own, access=Access.WEIGHTS)
     with pytest.raises(DataError, match="60 people"):
         People(records=own.records, attribute=own.attribute[:5])
+
+
+def test_a_model_of_ones_own_teaches_how_members_are_answered() -> None:
+    """At shadow level the attackers learn what an answer about a member looks like."""
+    members, others, own = (people(700, seed, effect=0.6) for seed in (12, 13, 14))
+    forest = RandomForestClassifier(60, bootstrap=False, random_state=0)
+    forest.fit(members.records.x, members.records.y)
+    victim = Victim.of_estimator(forest, sample=members.records.x, recipe=TrainingRecipe(size=700))
+    found = by_target(
+        audit_output_attributes(
+            victim, members, others, own, sensitive=BIT, families=FAST, access=Access.SHADOW
+        )
+    )
+    assert found["attribute of members"].details["answers used"]
+    assert found["attribute of members"].excess_ci[0] > 0.05
+    assert found["attribute (trained)"].excess_ci[0] > 0.05
+    few = People(records=own.records.take(np.arange(300)), attribute=own.attribute[:300])
+    with pytest.raises(DataError, match="700 own records"):
+        audit_output_attributes(victim, members, others, few, sensitive=BIT, access=Access.SHADOW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from reticent.attacks.finding import Finding
 from reticent.attacks.traffic import Traffic
 from reticent.audit.traffic import audit_traffic
 from reticent.errors import DataError
+from reticent.service.wire import Codec, encode_request
 
 N = 900
 SAME = np.full(N, 64)
@@ -77,3 +79,33 @@ def test_too_little_to_judge_is_refused() -> None:
         audit_traffic(few, classes()[:10])
     with pytest.raises(DataError, match="6 users"):
         audit_traffic(Traffic(request=SAME, reply=SAME + 1 + classes()), classes(), users=SAME)
+
+
+def replies(binary: bool) -> tuple[Traffic, np.ndarray]:
+    """What the service's own codec makes of a confident 12-class model's answers."""
+    rng = np.random.default_rng(7)
+    kind = rng.integers(12, size=N)
+    logits = rng.normal(size=(N, 12)).astype(np.float32)
+    logits[np.arange(N), kind] += 6.0
+    codec = Codec()
+    body, length = encode_request({"x": np.zeros((1, 4), np.float32)})
+    request = replace(codec.decode_request(body, length), binary_output=binary)
+    sizes = [
+        len(
+            codec.encode_reply(
+                {"class": np.array([row.argmax()])}, request, model="m", version="1"
+            )[0]
+        )
+        for row in logits
+    ]
+    return Traffic(request=np.full(N, len(body)), reply=np.array(sizes)), logits.argmax(axis=1)
+
+
+def test_the_services_binary_replies_are_silent_and_its_json_tells_long_numbers() -> None:
+    (silent,) = audit_traffic(*replies(binary=True))
+    assert silent.details["all exchanges look alike"]
+    assert silent.excess == 0.0
+    (told,) = audit_traffic(*replies(binary=False))
+    # Classes 10 and 11 take a digit more: two groups are told apart, 2 of 12 classes named.
+    assert told.value == pytest.approx(2 / 12, abs=0.02)
+    assert told.excess_ci[0] > 0.05

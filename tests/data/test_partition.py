@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from reticent.data.partition import DEFAULT_SHARES, PARTS, check_partition, partition
+from reticent.data.partition import (
+    DEFAULT_SHARES,
+    PARTS,
+    Regime,
+    check_partition,
+    partition,
+)
 from reticent.data.task import Kind, Task
 from reticent.errors import DataError
 
@@ -344,3 +350,34 @@ def test_ids_may_be_any_integers() -> None:
     for regime in ("known", "unseen"):
         made, same = (partition(t, regime=regime, seed=1) for t in (renamed, task))  # type: ignore[arg-type]
         assert np.array_equal(made.test, same.test)
+
+
+@pytest.mark.parametrize("regime", ["known", "unseen"])
+def test_a_part_for_certificates_comes_out_of_the_defenders_training_part(regime: Regime) -> None:
+    task = Population(users=12, recordings=20, windows=2).task()
+    made = partition(task, regime=regime, certify=0.08)
+    plain = partition(task, regime=regime)
+    assert "certify" not in plain.parts()
+    parts = made.parts()
+    assert list(parts) == [*PARTS, "certify"]
+    every = np.concatenate(list(parts.values()))
+    assert np.array_equal(np.sort(every), np.arange(len(task)))
+    assert len(made.certify) == pytest.approx(0.08 * len(task), rel=0.25)
+    assert len(made.train) == pytest.approx(0.24 * len(task), rel=0.25)
+    if regime == "unseen":
+        assert task.users is not None
+        own = set(task.users[made.certify].tolist())
+        for name in ("attacker_train", "attacker_validation", "test"):
+            assert not own & set(task.users[parts[name]].tolist())
+
+
+def test_the_certificates_part_must_leave_something_to_train_on() -> None:
+    with pytest.raises(DataError, match=r"certify=0\.32"):
+        partition(Population().task(), certify=0.32)
+
+
+def test_a_certified_row_in_another_part_is_refused() -> None:
+    task = Population(recordings=20).task()
+    made = partition(task, certify=0.08)
+    with pytest.raises(DataError, match="shares rows"):
+        check_partition(task, replace(made, certify=made.test))

@@ -288,6 +288,21 @@ def test_everything_else_claims_nothing(release: Release) -> None:
     assert guarantee.allowed_excess() is None
 
 
+def test_records_apart_are_certified_where_there_are_any() -> None:
+    """The claim's figure is taken on them, and its text no longer confesses a choice."""
+    made = halves(noisy(None))
+    apart = part(60, 7)
+    certificate = hardening._certificate(made, HELD_OUT, apart)
+    assert certificate is not None
+    assert certificate.n == 60
+    said = {
+        kept: " ".join(guarantees(made, "ceb", certificate, apart=kept)[0].assumptions)
+        for kept in (False, True)
+    }
+    assert "were chosen on the certified records" in said[False]
+    assert "no choice was made on the certified records" in said[True]
+
+
 def test_laplace_noise_and_uneven_scales_get_no_certificate() -> None:
     scale = np.ones(1, np.float32)
     for release in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,17 @@ from marks import make_recipe
 
 from reticent.data import load
 from reticent.data.generators.gait import gait
+from reticent.data.task import Kind
 from reticent.errors import ConfigError
 from reticent.pipeline.recipe import Recipe
-from reticent.pipeline.stage import by_regime, cut_name, prepare, regimes
+from reticent.pipeline.stage import (
+    answers_of,
+    by_regime,
+    cut_name,
+    parts_of,
+    prepare,
+    regimes,
+)
 
 
 def recipe_for(data: str, **audit: object) -> Recipe:
@@ -65,3 +74,36 @@ def test_outcomes_average_to_the_metric(arrays: Path) -> None:
     test = stage.records("test")
     right = stage.outputs("test").argmax(axis=1) == test.public
     assert np.array_equal(stage.test_outcomes(), right.astype(float))
+
+
+@pytest.mark.parametrize(
+    ("inference", "apart"),
+    [
+        ({"method": "center_noise", "options": {"radius": "none"}}, True),
+        ({"method": "center_noise"}, False),
+        ({"method": "ceb"}, True),
+        ({"method": "center", "options": {"sigma": 0.5}}, True),
+        ({"method": "center"}, False),
+        ({"method": "adapter_code"}, False),
+    ],
+)
+def test_averages_are_certified_on_records_that_chose_nothing(
+    arrays: Path, inference: dict[str, object], apart: bool
+) -> None:
+    recipe = make_recipe(arrays, **inference)
+    parts = parts_of(recipe, load(str(arrays)), "known")
+    assert bool(len(parts.certify)) == apart
+    assert len(parts.test) == 360
+
+
+def test_the_answers_are_laid_on_the_training_rows(arrays: Path) -> None:
+    task = gait(persons=6, recordings=1)
+    parts = parts_of(recipe_for("gait"), task, "known")
+    assert answers_of(task, parts).levels == task.classes
+    speed = replace(
+        task, kind=Kind.REGRESSION, public=np.arange(len(task), dtype=np.float32), class_names=()
+    )
+    made = answers_of(speed, parts, 5)
+    assert made.values is not None
+    low, high = np.quantile(speed.public[parts.train], [0.001, 0.999])
+    assert made.values[0] == pytest.approx(low + (high - low) / 10, rel=1e-5)

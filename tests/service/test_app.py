@@ -357,3 +357,25 @@ def test_the_log_of_a_failing_request_names_the_place_only() -> None:
     assert lines[2]["error"] == "RuntimeError"
     assert "BrokenHalf.answer" in lines[2]["place"]
     assert "0.625" not in log.getvalue()
+
+
+def test_wrong_keys_from_one_address_are_slowed_and_right_ones_still_answered(
+    tmp_path: Path,
+) -> None:
+    keys = KeyStore(tmp_path / "keys.json")
+    good = {"authorization": f"Bearer {keys.create('table')}"}
+    log = io.StringIO()
+    limits = Limits(failure_rate=1e-3, failure_burst=3)
+    with started(keys=keys, limits=limits, log=log) as client:
+        wait_ready(client)
+        tried = [
+            client.get("/v2/models/table", headers={"authorization": wrong})
+            for wrong in ("Bearer rk_0.x", f"Bearer rk_{'0' * 16}.{'a' * 43}", "Basic eDp5", "", "")
+        ]
+        assert [response.status_code for response in tried] == [401, 401, 401, 429, 429]
+        assert "wrong API keys" in error_of(tried[-1])
+        assert int(tried[-1].headers["retry-after"]) > 1
+        assert tried[-1].headers["connection"] == "close"
+        assert infer(client, "table", CODE, authorization="Bearer rk_0.x").status_code == 429
+        assert infer(client, "table", CODE, **good).status_code == 200
+    assert "testclient" not in log.getvalue()

@@ -10,7 +10,13 @@ import pytest
 
 from reticent.errors import ConfigError
 from reticent.service.executor import BoundedExecutor
-from reticent.service.limits import ClientGoneError, Limits, RateLimiter, read_body
+from reticent.service.limits import (
+    ClientGoneError,
+    Limits,
+    RateLimiter,
+    network_of,
+    read_body,
+)
 from reticent.service.refusal import RefusalError
 
 
@@ -39,6 +45,33 @@ def test_over_any_time_no_more_than_burst_plus_rate_is_granted() -> None:
         clock.now += 0.001
         granted += limiter.wait("a") == 0.0
     assert granted == pytest.approx(5 + 10.0 * 10.0, abs=1)
+
+
+def test_invented_names_do_not_fill_the_memory() -> None:
+    limiter = RateLimiter(rate=1.0, burst=1, most=10, monotonic=Clock())
+    assert limiter.wait("a") == 0.0
+    for name in range(9):
+        limiter.wait(str(name))
+        assert limiter.wait("a") > 0.0, "heard of again, so not the one to forget"
+    for name in range(1000):
+        limiter.wait(f"other {name}")
+    assert len(limiter._buckets) == 10
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("", "", True),
+    ],
+)
+def test_failures_of_one_network_count_together(one: str, other: str, together: bool) -> None:
+    assert (network_of(one) == network_of(other)) is together
 
 
 def test_keys_do_not_share_a_bucket() -> None:

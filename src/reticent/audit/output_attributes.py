@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from reticent.attacks.attribute.imputation import FAMILIES, Sensitive, impute
 from reticent.attacks.attribute.inference import AttributeScores
@@ -24,6 +25,8 @@ from reticent.attacks.attribute.outputs import (
     posterior_guess,
 )
 from reticent.attacks.finding import Finding
+from reticent.attacks.shadow.estimators import fit_estimator, is_estimator
+from reticent.attacks.shadow.training import train_models
 from reticent.attacks.spec import Access, Labelled
 from reticent.attacks.target import Victim
 from reticent.audit.statistics import Bootstrap, bootstrap_balanced, expanded_interval
@@ -72,16 +75,19 @@ def audit_output_attributes(
     attackers without them, both trained on `own` (people in neither group); excess is their
     paired difference. The adversary takes whichever of the two did better on its own validation
     part, so answers that don't help have an excess of exactly 0. `sensitive` says where the
-    attribute stands in a record (None: it is no input). `access` is label or scores level. The
-    gap's value and floor are the members' and the others' excess; one gap is of the trained
-    attackers, one (where values can be tried) of guessing by confidence, which needs no records.
+    attribute stands in a record (None: it is no input). `access` is label, scores or shadow
+    level; at shadow level the attackers learn on the answers of models of their own about their
+    members, trained on `own` as the victim's recipe says, so that they know how a model answers
+    about records that it was trained on. The gap's value and floor are the members' and the
+    others' excess for the trained attackers; where values can be tried there is a second gap, of
+    guessing by confidence, which needs no records: there they are the two accuracies.
 
     Positive control, also the ceiling: the same attack with the attribute written into an answer.
     Negative control: answers dealt to other people. Raises `DataError` where an attribute column
     doesn't hold the stated values.
     """
-    if access not in (Access.LABEL, Access.SCORES):
-        raise ConfigError(f"Expected access at label or scores level, got access={access}.")
+    if access not in (Access.LABEL, Access.SCORES, Access.SHADOW):
+        raise ConfigError(f"Expected access from label to shadow level, got access={access}.")
     groups = {"members": members, "non-members": non_members}
     if sensitive is not None:
         for people in (*groups.values(), own):
@@ -95,7 +101,10 @@ def audit_output_attributes(
         progress(f"attribute inference from outputs: {name}, {len(tested)} people")
     target = victim.at_label() if access is Access.LABEL else victim.at_scores()
     answers = ask(target, tested, sensitive, access=access)
-    of_own = ask(target, own.records, sensitive, access=access)
+    if access is Access.SHADOW:
+        of_own = _shadow_answers(victim, own, sensitive, seed)
+    else:
+        of_own = ask(target, own.records, sensitive, access=access)
 
     def attack(outputs: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> AttributeScores:
         return impute(
@@ -157,7 +166,8 @@ def audit_output_attributes(
             )
     for way, both in (("trained", boots), ("confidence", guessed if direct else {})):
         if len(both) == 2:
-            findings.append(_gap(both, f"{name} ({way})", len(members.attribute)))
+            beyond = way == "trained"
+            findings.append(_gap(both, f"{name} ({way})", len(members.attribute), beyond))
     return tuple(findings)
 
 
@@ -184,6 +194,48 @@ def _joined(
         np.concatenate([part.attribute for part in parts]),
         np.repeat(np.arange(len(parts)), [len(part.records) for part in parts]),
     )
+
+
+def _shadow_answers(victim: Victim, own: People, sensitive: Sensitive | None, seed: int) -> Answers:
+    """Answers about each of `own` by a model trained as the victim was, and on that person too.
+
+    As few models as it takes for everybody to be a member of one; the last one's set is filled up
+    with people who are also another's.
+    """
+    handle = victim.at_shadow()
+    recipe, architecture = handle.recipe, handle.architecture
+    count, size = len(own.records), recipe.size
+    if size + recipe.held_out > count:
+        raise DataError(
+            f"Expected {size + recipe.held_out} own records or more to train models like the "
+            f"victim, got {count}."
+        )
+    mixed = seeded(seed, 362).permutation(count)
+    starts = [min(start, count - size) for start in range(0, count, size)]
+    masks = np.stack([np.isin(np.arange(count), mixed[start : start + size]) for start in starts])
+    sample, logs = own.records.x[:32], None
+    models = (
+        (
+            fit_estimator(
+                architecture, own.records.x[mask], own.records.y[mask], seed=seed, number=number
+            )
+            for number, mask in enumerate(masks)
+        )
+        if is_estimator(architecture)
+        else train_models(architecture, recipe, own.records, masks, seed=seed)
+    )
+    for model, mask in zip(models, masks, strict=True):
+        trained = (
+            Victim.of_module(model.eval(), sample=sample)
+            if isinstance(model, nn.Module)
+            else Victim.of_estimator(model, sample=sample)
+        )
+        told = ask(trained.at_scores(), own.records.take(mask), sensitive).logs
+        if logs is None:
+            logs = np.empty((count, *told.shape[1:]))
+        logs[mask] = told
+    assert logs is not None
+    return Answers(logs=logs, graded=True)
 
 
 def _planted(outputs: NDArray[np.float32], values: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -288,25 +340,31 @@ def _finding(
     )
 
 
-def _gap(both: Mapping[str, Bootstrap], target: str, n: int) -> Finding:
-    """The members' excess over imputation less the others': people resampled apart."""
-    parts = {label: boot.difference(0, 1) for label, boot in both.items()}
-    samples = [boot.samples[:, 0] - boot.samples[:, 1] for boot in both.values()]
-    value, ci = parts["members"]
-    floor, floor_ci = parts["non-members"]
+def _gap(both: Mapping[str, Bootstrap], target: str, n: int, beyond: bool) -> Finding:
+    """Success on members less success on others, each `beyond` imputation or as it is."""
+    samples, values, intervals = [], [], []
+    for boot in both.values():
+        if beyond:
+            value, interval = boot.difference(0, 1)
+            samples.append(boot.samples[:, 0] - boot.samples[:, 1])
+        else:
+            value, interval = float(boot.values[0]), boot.interval(0)
+            samples.append(boot.samples[:, 0])
+        values.append(value)
+        intervals.append(interval)
     clusters = min(boot.clusters for boot in both.values())
-    # The two bootstraps share their seed: reversing one makes the draws independent.
     return Finding(
         attack=GAP,
         pillar=Pillar.TRAINING_DATA,
         adversary=CLIENT.name,
         target=target,
-        metric="balanced accuracy beyond imputation",
-        value=value,
-        ci=ci,
-        floor=floor,
-        excess=value - floor,
+        metric=f"{METRIC} beyond imputation" if beyond else METRIC,
+        value=values[0],
+        ci=intervals[0],
+        floor=values[1],
+        excess=values[0] - values[1],
+        # The two bootstraps share their seed: reversing one makes the draws independent.
         excess_ci=expanded_interval(samples[0] - samples[1][::-1], clusters),
         n=n,
-        details={"non-members' interval": list(floor_ci)},
+        details={"non-members' interval": list(intervals[1])},
     )

@@ -16,13 +16,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from reticent.attacks.finding import Finding
 from reticent.audit import family
-from reticent.audit.family import broken_by, could_contradict, is_accuracy, judged
+from reticent.audit.family import broken_by, could_contradict, judged
 from reticent.audit.frontier import Point
 from reticent.data.task import Task
 from reticent.errors import ConfigError
 from reticent.guarantee import Empirical, Guarantee, Pillar
 
 SCHEMA = 1
+_SHARES = (
+    "accuracy", "rate", "tpr", "auc", "recall", "precision", "advantage", "agreement", "fidelity",
+    "records rebuilt", "records stored", "risk",
+)  # fmt: skip
 Interval = tuple[float, float]
 Section = TypeVar("Section")
 
@@ -272,14 +276,15 @@ class Scorecard:
     def strongest(self, pillar: Pillar) -> Finding | None:
         """The finding that decides a pillar's row: a contradiction first, else the worst excess.
 
-        Accuracies come before measures of another scale (an explained variance can't be ranked
-        among them); of equals, the one with most pooled requests decides.
+        Shares (accuracies, rates, records rebuilt) come before measures of another scale (an
+        explained variance or an epsilon can't be ranked among them); of equals, the one with most
+        pooled requests decides.
         """
         return max(
             self.pillars[pillar].findings,
             key=lambda f: (
                 f.contradicts is not None,
-                is_accuracy(f.metric),
+                is_share(f.metric),
                 f.excess,
                 f.requests,
             ),
@@ -413,6 +418,11 @@ def by_pillar(
         )
         for pillar in Pillar
     }
+
+
+def is_share(metric: str) -> bool:
+    """Whether `metric` lies between 0 and 1: an accuracy, a rate, a share of records."""
+    return any(word in metric.lower() for word in _SHARES)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +21,10 @@ DEFAULT_SHARES = (0.32, 0.08, 0.32, 0.08, 0.20)
 class Partition:
     """Disjoint row indices of a task, one array per part.
 
-    `train` and `validation` are the defender's (validation serves tuning, cut selection and
-    certificates); `attacker_train` and `attacker_validation` the attacker's; `test` is touched
-    once, for what is reported.
+    `train` and `validation` are the defender's (validation serves tuning and cut selection);
+    `attacker_train` and `attacker_validation` the attacker's; `test` is touched once, for what is
+    reported. `certify`, empty unless asked for, is the defender's too: rows that chose nothing,
+    for certificates that hold on average.
     """
 
     regime: Regime
@@ -32,20 +33,25 @@ class Partition:
     attacker_train: NDArray[np.int64]
     attacker_validation: NDArray[np.int64]
     test: NDArray[np.int64]
+    certify: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def parts(self) -> dict[str, NDArray[np.int64]]:
-        """The parts by name, in the order of `PARTS`."""
-        return {name: getattr(self, name) for name in PARTS}
+        """The parts by name, in the order of `PARTS`, then `certify` where it has rows."""
+        names = (*PARTS, "certify") if len(self.certify) else PARTS
+        return {name: getattr(self, name) for name in names}
 
 
 def partition(
     task: Task,
     *,
     regime: Regime | None = None,
-    shares: tuple[float, float, float, float, float] = DEFAULT_SHARES,
+    shares: tuple[float, ...] = DEFAULT_SHARES,
+    certify: float = 0.0,
     seed: int = 0,
 ) -> Partition:
     """Split `task` for defender, attacker and test.
+
+    `certify` is the share that is taken from `train` for the part of that name.
 
     `regime="unseen"`: no user is in two of {defender, attacker, test}; for attributes such as sex.
     `regime="known"`: every user is in all of them, as far as the user's recordings or records go:
@@ -59,6 +65,14 @@ def partition(
         raise DataError(f"Expected regime 'known' or 'unseen', got regime={regime!r}.")
     if len(shares) != len(PARTS) or not abs(sum(shares) - 1) <= 1e-9 or min(shares) <= 0:
         raise DataError(f"Expected five positive shares that sum to 1, got shares={shares}.")
+    if not 0 <= certify < shares[0]:
+        raise DataError(
+            f"Expected certify, a share of the training part's {shares[0]:g}, at 0 or more and "
+            f"below that, got certify={certify}."
+        )
+    names: tuple[str, ...] = PARTS
+    if certify > 0:
+        names, shares = (*PARTS, "certify"), (shares[0] - certify, *shares[1:], certify)
     rng = seeded(seed, 1)
     if regime == "unseen":
         assigned = _deal_users(task, shares, rng)
@@ -73,7 +87,7 @@ def partition(
             shuffled=not in_time_order,
         )
     parts = {
-        name: rng.permutation(np.flatnonzero(assigned == index)) for index, name in enumerate(PARTS)
+        name: rng.permutation(np.flatnonzero(assigned == index)) for index, name in enumerate(names)
     }
     made = Partition(regime=regime, **parts)
     check_partition(task, made)
@@ -100,7 +114,7 @@ def check_partition(task: Task, made: Partition) -> None:
     if made.regime == "unseen":
         if task.users is None:
             raise DataError("regime='unseen' needs user ids: give the field 'users'.")
-        _refuse_straddling(task.users, np.array([0, 0, 1, 1, 2, -1])[owner], "user")
+        _refuse_straddling(task.users, np.array([0, 0, 1, 1, 2, 0, -1])[owner], "user")
     if task.kind is Kind.REGRESSION:
         return
     for name in ("train", "attacker_train", "test"):
@@ -207,14 +221,16 @@ def _deal_users(
     kinds = np.zeros(len(names), dtype=np.int64)
     for values in constant:
         kinds = kinds * (int(values.max()) + 1) + values[first]
-    sides = (shares[0] + shares[1], shares[2] + shares[3], shares[4])
+    spare = shares[5:]
+    sides = (shares[0] + shares[1] + sum(spare), shares[2] + shares[3], shares[4])
     side = _deal(task.users, kinds[inverse], sides, rng)
     assigned = np.where(side == 2, 4, side * 2)
     units, strata = _units(task), _strata(task)
     for index in (0, 1):
         rows = np.flatnonzero(side == index)
-        within = shares[2 * index : 2 * index + 2]
-        assigned[rows] = 2 * index + _deal(units[rows], strata[rows], within, rng)
+        within = shares[2 * index : 2 * index + 2] + (spare if index == 0 else ())
+        dealt = _deal(units[rows], strata[rows], within, rng)
+        assigned[rows] = np.where(dealt == 2, len(PARTS), 2 * index + dealt)
     return assigned
 
 

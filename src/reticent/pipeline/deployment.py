@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reticent.attacks.finding import Finding
-from reticent.data.answers import Answers
 from reticent.data.partition import Partition, partition
 from reticent.data.task import Task
 from reticent.guarantee import Guarantee
@@ -24,7 +23,7 @@ from reticent.inference.split.publish import publish
 from reticent.models.cut import CutPoint
 from reticent.pipeline.attack import attack
 from reticent.pipeline.recipe import AuditTable
-from reticent.pipeline.stage import Stage
+from reticent.pipeline.stage import Stage, answers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +112,7 @@ def harden(
         train=stage.records("train"),
         validation=stage.records("validation"),
         answers=stage.answers,
+        certify=stage.records("certify") if len(stage.partition.certify) else None,
         **settings,
     )
     return Deployment(stage=stage, hardened=hardened)
@@ -140,5 +140,5 @@ def suggest_cut(
 
 def _stage(model: nn.Module, task: Task, parts: Partition | None, levels: int | None) -> Stage:
     parts = parts or partition(task)
-    answers = Answers.of(task.kind, task.public[parts.train], classes=task.classes, levels=levels)
+    answers = answers_of(task, parts, levels)
     return Stage(task=task, answers=answers, partition=parts, network="own", model=model.eval())

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from reticent.audit.scorecard import Scorecard, by_pillar
 from reticent.data.answers import Answers
-from reticent.data.partition import partition
 from reticent.errors import BundleError
 from reticent.inference.bundle import Bundle
 from reticent.inference.graph import Graph
@@ -20,12 +19,11 @@ from reticent.inference.split.client import SplitClient
 from reticent.inference.split.halves import Halves
 from reticent.inference.split.harden import Costs, Hardened
 from reticent.inference.split.server import CodeServer, load_server
-from reticent.models import checkpoint
 from reticent.pipeline.attack import Attacked, attack, few_shot
 from reticent.pipeline.model_audit import audit_service
 from reticent.pipeline.recipe import Recipe, apply_overrides
 from reticent.pipeline.score import data_digest, gates, measure_utility
-from reticent.pipeline.stage import Report, Stage, by_regime, load_task
+from reticent.pipeline.stage import Report, by_regime, load_task, restored
 
 
 class Published(nn.Module):
@@ -63,16 +61,8 @@ def audit_bundle(
     report(f"load {recipe.task.data}")
     task = load_task(recipe)
     regime, names = next(iter(by_regime(recipe, task).items()))
-    model, card = checkpoint.load(bundle.server / "deployed")
-    parts = partition(task, regime=regime, seed=recipe.seed)
-    answers = Answers.of(
-        task.kind,
-        task.public[parts.train],
-        classes=task.classes,
-        levels=recipe.task.options.get("levels"),
-    )
-    stage = Stage(task=task, answers=answers, partition=parts, network=card.network, model=model)
-    hardened = published(bundle, answers)
+    stage = restored(recipe, task, regime, bundle.server / "deployed")
+    hardened = published(bundle, stage.answers)
     attacked = attack(
         stage,
         hardened,

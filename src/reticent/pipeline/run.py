@@ -129,6 +129,7 @@ def _manifest(recipe: Recipe, task: Task, first: Attacked) -> dict[str, Any]:
         if first.hardened.certificate is None
         else first.hardened.certificate.to_json(),
         "costs": vars(first.hardened.costs),
+        "choices": list(first.hardened.choices),
         "recipe": recipe.to_dict(),
         "recipe_digest": recipe.digest(),
         "versions": versions(),

@@ -159,6 +159,8 @@ def _notices(recipe: Recipe, task: Task, attacked: Mapping[Regime, Attacked]) ->
     notices = []
     if task.synthetic:
         notices.append("The data are SYNTHETIC: nothing here is about real people.")
+    chosen = next(iter(attacked.values())).hardened
+    notices += [f"Chosen automatically, {choice}." for choice in chosen.choices]
     if recipe.audit.quick:
         notices.append("Quick audit: fewer attackers, one seed, one regime. Not for signing.")
     for regime, part in list(attacked.items())[1:]:

@@ -21,6 +21,7 @@ from reticent.data.partition import Partition, Regime, partition
 from reticent.data.task import Records, Task
 from reticent.errors import ConfigError
 from reticent.inference.split.harden import Hardened, candidate_cuts, harden
+from reticent.inference.split.methods import METHODS
 from reticent.models import checkpoint
 from reticent.models.networks import build, default_network
 from reticent.pipeline.recipe import Recipe
@@ -30,6 +31,7 @@ from reticent.training.plain import Plan, fit, forward
 Report = Callable[[str], None]
 # Fewer users than this can't be dealt to defender, attacker and test with some left to tell apart.
 _MIN_UNSEEN = 12
+CERTIFY_SHARE = 0.08
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class Stage:
             train=self.records("train"),
             validation=self.records("validation"),
             answers=self.answers,
+            certify=self.records("certify") if len(self.partition.certify) else None,
             **{**settings, **changes},
         )
 
@@ -156,12 +159,11 @@ def load_task(recipe: Recipe) -> Task:
 
 def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> Stage:
     """Partition the task and train the model that a provider would have deployed."""
-    parts = partition(task, regime=regime, seed=recipe.seed)
-    levels = recipe.task.options.get("levels")
     if recipe.model.checkpoint is not None:
-        return _restored(recipe, task, parts)
+        return restored(recipe, task, regime, Path(recipe.model.checkpoint))
+    parts = parts_of(recipe, task, regime)
     train, validation = task.take(parts.train), task.take(parts.validation)
-    answers = Answers.of(task.kind, train.public, classes=task.classes, levels=levels)
+    answers = answers_of(task, parts, recipe.task.options.get("levels"))
     name = recipe.model.name
     network = default_network(task.x.shape[1:]) if name == "auto" else name
     torch.manual_seed(recipe.seed)
@@ -184,15 +186,24 @@ def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> St
     return Stage(task=task, answers=answers, partition=parts, network=network, model=trained.model)
 
 
-def _restored(recipe: Recipe, task: Task, parts: Partition) -> Stage:
+def parts_of(recipe: Recipe, task: Task, regime: Regime) -> Partition:
+    """The recipe's partition, with a part for certificates where its method needs one."""
+    method = METHODS[recipe.inference.method or "adapter_code"]
+    average = method.certifies_on_average(recipe.inference.options)
+    share = CERTIFY_SHARE if average else 0.0
+    return partition(task, regime=regime, seed=recipe.seed, certify=share)
+
+
+def answers_of(task: Task, parts: Partition, levels: int | None = None) -> Answers:
+    """The answers of a service for `task`: regression levels are laid on the training rows."""
+    return Answers.of(task.kind, task.public[parts.train], classes=task.classes, levels=levels)
+
+
+def restored(recipe: Recipe, task: Task, regime: Regime, folder: Path) -> Stage:
     """The stage of a model that was trained before; refused when it doesn't fit the task."""
-    model, card = checkpoint.load(Path(str(recipe.model.checkpoint)))
-    answers = Answers.of(
-        task.kind,
-        task.public[parts.train],
-        classes=task.classes,
-        levels=recipe.task.options.get("levels"),
-    )
+    parts = parts_of(recipe, task, regime)
+    model, card = checkpoint.load(folder)
+    answers = answers_of(task, parts, recipe.task.options.get("levels"))
     if card.shape != task.x.shape[1:] or card.outputs != answers.outputs:
         raise ConfigError(
             f"The checkpoint takes records of shape={card.shape} and gives {card.outputs} outputs; "

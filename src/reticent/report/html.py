@@ -143,7 +143,11 @@ def _verdict(card: Scorecard) -> Html:
 
 
 def _support(card: Scorecard) -> list[str]:
-    return [text for text in (words.measured(card), words.floor_growth(card)) if text is not None]
+    if card.cost is None:
+        said = [words.measured_of(card, pillar) for pillar in Pillar]
+    else:
+        said = [words.measured(card), words.floor_growth(card)]
+    return [text for text in said if text is not None]
 
 
 def _broken(card: Scorecard) -> Html | None:
@@ -213,7 +217,8 @@ def _key_numbers(card: Scorecard) -> Html:
             _decode_tile(card),
             *_cost_tiles(card.cost),
         ]
-    tiles.append(_gate_tile(card))
+    if card.gates or card.cost is not None:
+        tiles.append(_gate_tile(card))
     return element("section", element("h2", "Key numbers"), element("div", *tiles, class_="tiles"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reticent.attacks.finding import Finding
+from reticent.audit import scorecard
 from reticent.audit.scorecard import Gate, Scorecard, Status, Verdict
 from reticent.guarantee import (
     Attested,
@@ -30,7 +31,6 @@ SYMBOL = {
     Status.NOT_TESTED: "○",
     Status.NOT_APPLICABLE: "–",
 }
-_SHARES = ("accuracy", "rate", "tpr", "recall", "precision", "advantage", "agreement")
 
 
 def share(value: float) -> str:
@@ -60,8 +60,8 @@ def signed_interval(metric: str, bounds: tuple[float, float]) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Whether `metric` lies between 0 and 1 and reads best in per cent."""
-    return any(word in metric.lower() for word in _SHARES)
+    """Whether `metric` lies between 0 and 1 and reads best in per cent (an AUC doesn't)."""
+    return scorecard.is_share(metric) and "auc" not in metric.lower()
 
 
 def size(count: int) -> str:
@@ -238,6 +238,22 @@ def measured(card: Scorecard) -> str:
         f"{quantity(finding.metric, finding.floor)} (excess "
         f"{change(finding.metric, finding.excess)}, 95 % interval "
         f"{signed_interval(finding.metric, finding.excess_ci)}){ceiling}."
+    )
+
+
+def measured_of(card: Scorecard, pillar: Pillar) -> str | None:
+    """The strongest attack on a pillar in one sentence; None where none was run."""
+    finding = card.strongest(pillar)
+    if finding is None:
+        return None
+    count = len(card.pillars[pillar].findings)
+    return (
+        f"Strongest of {count} measurement{'' if count == 1 else 's'} on {the(pillar)}: "
+        f"{finding.attack} on {finding.target} reaches "
+        f"{quantity(finding.metric, finding.value)} {finding.metric}; the floor is "
+        f"{quantity(finding.metric, finding.floor)} (excess "
+        f"{change(finding.metric, finding.excess)}, 95 % interval "
+        f"{signed_interval(finding.metric, finding.excess_ci)})."
     )
 
 

@@ -20,12 +20,25 @@ from starlette.routing import BaseRoute, Route
 from reticent.errors import AuthenticationError, ConfigError, ReticentError
 from reticent.service.executor import BoundedExecutor
 from reticent.service.keys import METRICS_SCOPE, KeyStore
-from reticent.service.limits import ClientGoneError, Limits, RateLimiter, read_body
+from reticent.service.limits import (
+    ClientGoneError,
+    Limits,
+    RateLimiter,
+    network_of,
+    read_body,
+)
 from reticent.service.log import ServiceLog
 from reticent.service.metrics import Metrics
 from reticent.service.model import LoadedModel, ServedModel
 from reticent.service.openapi import openapi
-from reticent.service.refusal import RefusalError, busy, forbidden, refusal_of, too_many
+from reticent.service.refusal import (
+    RefusalError,
+    busy,
+    forbidden,
+    refusal_of,
+    too_many,
+    too_many_failures,
+)
 from reticent.service.wire import (
     HEADER_LENGTH,
     Codec,
@@ -103,6 +116,7 @@ class Service:
         self.is_ready = False
         self._keys = keys
         self._rates = RateLimiter(rate=self.limits.rate, burst=self.limits.burst)
+        self._failures = RateLimiter(rate=self.limits.failure_rate, burst=self.limits.failure_burst)
         self._warm: asyncio.Event = asyncio.Event()
         self._failure: ReticentError | None = None
 
@@ -164,9 +178,23 @@ class Service:
             # The key file broke while we run: fail closed, and tell the operator, not the client.
             self.log.failure("key store unreadable", error)
             raise busy("The key store can't be read.") from None
+        except AuthenticationError:
+            self._count_failure(scope)
+            raise
         if not record.allows(wanted):
             raise forbidden(wanted)
         return record.id
+
+    def _count_failure(self, scope: Scope) -> None:
+        """A wrong key spends its address's patience; once spent, its connection is closed as well.
+
+        Right keys are answered all the same, so that nobody behind a shared address is locked out
+        by another's stale key. Addresses are held in memory only, never logged.
+        """
+        host = (scope.get("client") or ("",))[0]
+        seconds = self._failures.wait(network_of(host))
+        if seconds:
+            raise too_many_failures(seconds) from None
 
     async def _warm_up(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 class Limits:
     """What the service accepts.
 
-    `rate` is requests per second and key, `burst` how many may come at once. `read_seconds` is
-    the time for one whole request to arrive. `threads` and `queue` bound the
-    executor: one more request than both together is told to come back.
+    `rate` is requests per second and key, `burst` how many may come at once; `failure_rate` and
+    `failure_burst` say the same of wrong keys from one address. `read_seconds` is the time for one
+    whole request to arrive. `threads` and `queue` bound the executor: one more request than both
+    together is told to come back.
     """
 
     body_bytes: int = 16 << 20
@@ -29,6 +31,8 @@ class Limits:
     read_seconds: float = 20.0
     rate: float = 200.0
     burst: int = 400
+    failure_rate: float = 1.0
+    failure_burst: int = 20
     threads: int = 1
     queue: int = 64
     connections: int = 512
@@ -37,6 +41,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in (
             "body_bytes", "header_bytes", "batch_rows", "read_seconds", "rate", "burst",
+            "failure_rate", "failure_burst",
             "threads", "connections",
         ):  # fmt: skip
             if not getattr(self, name) > 0:
@@ -46,11 +51,21 @@ class Limits:
 
 
 class RateLimiter:
-    """One token bucket per key: `rate` tokens a second, at most `burst` saved up."""
+    """One token bucket per key: `rate` tokens a second, at most `burst` saved up.
+
+    Of more than `most` keys the one that was heard of longest ago is forgotten: whoever invents
+    names (addresses) can't fill the memory.
+    """
 
     def __init__(
-        self, *, rate: float, burst: int, monotonic: Callable[[], float] = time.monotonic
+        self,
+        *,
+        rate: float,
+        burst: int,
+        most: int = 1 << 16,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._most = most
         self._rate = rate
         self._burst = float(burst)
         self._monotonic = monotonic
@@ -59,13 +74,27 @@ class RateLimiter:
     def wait(self, key_id: str) -> float:
         """0 when a token was taken, else the seconds until there is one."""
         now = self._monotonic()
-        tokens, then = self._buckets.get(key_id, (self._burst, now))
+        tokens, then = self._buckets.pop(key_id, (self._burst, now))
+        if len(self._buckets) >= self._most:
+            del self._buckets[next(iter(self._buckets))]
         tokens = min(self._burst, tokens + (now - then) * self._rate)
         if tokens < 1.0:
             self._buckets[key_id] = (tokens, now)
             return (1.0 - tokens) / self._rate
         self._buckets[key_id] = (tokens - 1.0, now)
         return 0.0
+
+
+def network_of(host: str) -> str:
+    """The address whose failures count together: an IPv4 address, or an IPv6 /64 network."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 6:
+        mapped = address.ipv4_mapped
+        return str(mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 class ClientGoneError(Exception):

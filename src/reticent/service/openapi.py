@@ -24,7 +24,7 @@ _REFUSALS = {
     "409": "The client's encoder doesn't belong to this server half.",
     "413": "The body is too long.",
     "415": "The body is compressed.",
-    "429": "The key's rate or budget is spent; see Retry-After.",
+    "429": "The key's rate or budget, or the address's patience, is spent; see Retry-After.",
     "503": "Not warmed up, or the queue is full; see Retry-After.",
 }
 
@@ -35,7 +35,7 @@ def openapi(version: str) -> dict[str, Any]:
         "/v2": {"get": _get("Server metadata and extensions")},
         "/v2/health/live": {"get": _get("Whether the process runs")},
         "/v2/health/ready": {"get": _get("Whether all models are warm", "503")},
-        "/metrics": {"get": _get("Prometheus metrics", "401", "403", secure=True)},
+        "/metrics": {"get": _get("Prometheus metrics", "401", "403", "429", secure=True)},
         "/openapi.json": {"get": _get("This document")},
     }
     for prefix, parameters in (

@@ -53,6 +53,15 @@ def too_many(seconds: float) -> RefusalError:
     )
 
 
+def too_many_failures(seconds: float) -> RefusalError:
+    """429 that hangs up: too many wrong keys from this address."""
+    return RefusalError(
+        429,
+        f"Too many wrong API keys from this address. Wait {math.ceil(seconds)} s.",
+        headers={**_retry_after(seconds), "connection": "close"},
+    )
+
+
 def forbidden(scope: str) -> RefusalError:
     """403: the key is good, but not for this."""
     return RefusalError(403, f"This API key does not allow {scope!r}.")

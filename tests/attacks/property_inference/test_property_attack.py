@@ -75,12 +75,22 @@ def test_convolutions_are_read_and_what_is_no_chain_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
     layers = read_layers(net)
     assert [weight.shape for weight, _bias in layers] == [(1, 4, 1), (1, 2, 4)]
-    with pytest.raises(UnsupportedError, match="BatchNorm1d"):
-        read_layers(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    with pytest.raises(UnsupportedError, match="Embedding"):
+        read_layers(nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2)))
     with pytest.raises(UnsupportedError, match="chain"):
         read_layers(nn.Sequential(nn.Linear(2, 4), nn.Linear(3, 2)))
     with pytest.raises(UnsupportedError, match="without"):
         read_layers(nn.Sequential(nn.ReLU()))
+
+
+def test_a_batch_normalisation_is_folded_into_the_layer_before_it() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    net(torch.randn(64, 3) * 3 + 1)
+    net.eval()
+    ((weight, bias), _last) = read_layers(net)
+    x = torch.randn(5, 3)
+    made = x.numpy() @ weight[0].T + bias[0]
+    np.testing.assert_allclose(made, net[:2](x).detach().numpy(), atol=1e-4)
 
 
 def test_answers_become_log_odds() -> None:

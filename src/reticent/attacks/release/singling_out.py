@@ -18,7 +18,9 @@ from reticent.errors import DataError
 
 EQUAL, AT_MOST, AT_LEAST = 0, 1, 2
 _SIGNS = ("==", "<=", ">=")
-_TRIES = 40
+_TRIES = 60
+_DRAWS = 8
+_LIKELY = 4.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,14 +126,18 @@ def multivariate(
     middle = np.median(codes, axis=0)
     numeric = np.array([encoding.is_numeric(name) for name in encoding.names])
     kept = np.empty((0, 3 * width))
+    ordered = np.sort(codes, axis=0)
     for _ in range(_TRIES):
-        rows = rng.integers(len(codes), size=count)
-        columns = rng.random((count, places)).argpartition(width - 1, axis=1)[:, :width]
+        rows = rng.integers(len(codes), size=_DRAWS * count)
+        columns = rng.random((len(rows), places)).argpartition(width - 1, axis=1)[:, :width]
         columns.sort(axis=1)
         values = codes[rows[:, None], columns]
         kinds = np.where(values >= middle[columns], AT_LEAST, AT_MOST)
         kinds = np.where(numeric[columns] & (not exact), kinds, EQUAL).astype(np.int8)
         tried = Predicates(columns=columns, kinds=kinds, values=values)
+        # Counting is dear, guessing cheap: what would hold for many rows of independent columns
+        # hardly ever holds for one.
+        tried = tried.take(_expected(tried, ordered) <= _LIKELY)
         alone = tried.take(tried.matches(codes) == 1)
         kept = np.vstack([kept, np.hstack([alone.columns, alone.kinds, alone.values])])
         kept = kept[np.sort(np.unique(kept, axis=0, return_index=True)[1])]
@@ -143,6 +149,23 @@ def multivariate(
         kinds=chosen[1].astype(np.int8),
         values=np.ascontiguousarray(chosen[2]),
     )
+
+
+def _expected(predicates: Predicates, ordered: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many rows (p,) each predicate would hold for if columns were independent.
+
+    `ordered` (n, c) has each column sorted.
+    """
+    shares = np.empty(predicates.values.shape)
+    for column in range(ordered.shape[1]):
+        here = predicates.columns == column
+        values = predicates.values[here]
+        below = np.searchsorted(ordered[:, column], values, side="left")
+        upto = np.searchsorted(ordered[:, column], values, side="right")
+        kind = predicates.kinds[here]
+        held = np.where(kind == AT_MOST, upto, len(ordered) - below)
+        shares[here] = np.where(kind == EQUAL, upto - below, held) / len(ordered)
+    return np.asarray(len(ordered) * shares.prod(axis=1))
 
 
 def isolation(matches: NDArray[np.int64], rows: int, sample: int) -> NDArray[np.float64]:

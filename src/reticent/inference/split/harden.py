@@ -18,7 +18,8 @@ from reticent.data.loss import UtilityLoss, utility_loss
 from reticent.data.task import Records
 from reticent.errors import ConfigError
 from reticent.guarantee import SERVER, Empirical, Guarantee, InformationBound, Pillar
-from reticent.inference.split.certificate import Certificate, certify
+from reticent.inference.split.certificate import Certificate
+from reticent.inference.split.certificate import certify as average_case
 from reticent.inference.split.halves import Halves
 from reticent.inference.split.methods import METHODS
 from reticent.inference.split.problem import Problem
@@ -69,6 +70,7 @@ def harden(
     train: Records,
     validation: Records,
     answers: Answers,
+    certify: Records | None = None,
     method: str = "adapter_code",
     cut: str = "auto",
     codes: int | None = None,
@@ -88,9 +90,10 @@ def harden(
     model's FLOPs and isn't shown, on the validation part and with 95 % confidence, to lose more
     utility than `max_utility_loss`; where every cut is shown to, the one that loses least. A few
     dozen records can show little, so they can't push the cut late. Where no cut keeps within the
-    share, the client gets the cheapest. `codes` above the number of classes opts into leaking
-    log(codes / classes) nats beyond the label. Raises `ConfigError` for unknown names and
-    impossible combinations.
+    share, the client gets the cheapest. An average-case certificate is taken on `certify`, records
+    that chose nothing, else on the validation part, and then says so. `codes` above the number of
+    classes opts into leaking log(codes / classes) nats beyond the label. Raises `ConfigError` for
+    unknown names and impossible combinations.
     """
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=3) or sorted(METHODS)
@@ -122,6 +125,7 @@ def harden(
         batch_size=batch_size,
         options=dict(options or {}),
         progress=progress,
+        certify=certify,
     )
     if cut != "auto":
         return _at(problem, method)
@@ -204,12 +208,12 @@ def _outcomes(problem: Problem, halves: Halves) -> NDArray[np.float64]:
 
 def _at(problem: Problem, method: str) -> Hardened:
     halves = METHODS[method].run(problem)
-    certificate = _certificate(halves, problem.validation)
+    certificate = _certificate(halves, problem.validation, problem.certify)
     return Hardened(
         method=method,
         cut=problem.cut,
         halves=halves,
-        guarantees=guarantees(halves, method, certificate),
+        guarantees=guarantees(halves, method, certificate, apart=problem.certify is not None),
         costs=_costs(halves, problem),
         validation_utility=float(_outcomes(problem, halves).mean()),
         certificate=certificate,
@@ -217,7 +221,10 @@ def _at(problem: Problem, method: str) -> Hardened:
     )
 
 
-def _certificate(halves: Halves, held_out: Records) -> Certificate | None:
+def _certificate(
+    halves: Halves, validation: Records, certify_on: Records | None = None
+) -> Certificate | None:
+    held_out = validation if certify_on is None else certify_on
     release = halves.release
     if (
         not isinstance(release, Noisy)
@@ -226,18 +233,26 @@ def _certificate(halves: Halves, held_out: Records) -> Certificate | None:
         or release.shape != "gaussian"
     ):
         return None
-    return certify(halves.features(held_out.x), release, attributes=held_out.private)
+    return average_case(
+        halves.features(held_out.x),
+        release,
+        attributes=held_out.private,
+        users=held_out.users,
+    )
 
 
 def guarantees(
-    halves: Halves, method: str, certificate: Certificate | None
+    halves: Halves, method: str, certificate: Certificate | None, *, apart: bool = False
 ) -> tuple[Guarantee, ...]:
-    """What the release lets us claim, per pillar; nothing is claimed that it doesn't force."""
+    """What the release lets us claim, per pillar; nothing is claimed that it doesn't force.
+
+    `apart` says that the certificate's records had no part in any choice.
+    """
     release, source = halves.release, METHODS[method].source
     if isinstance(release, Code):
         return (_code_guarantee(release, method, source),)
     if certificate is not None:
-        return (_noise_guarantee(halves, certificate, method, source),)
+        return (_noise_guarantee(halves, certificate, method, source, apart),)
     return (
         Guarantee(
             id=f"input/server/{method}",
@@ -275,7 +290,7 @@ def _code_guarantee(code: Code, method: str, source: str) -> Guarantee:
 
 
 def _noise_guarantee(
-    halves: Halves, certificate: Certificate, method: str, source: str
+    halves: Halves, certificate: Certificate, method: str, source: str, apart: bool
 ) -> Guarantee:
     release = halves.release
     assert isinstance(release, Noisy)
@@ -295,9 +310,12 @@ def _noise_guarantee(
     if not bounded:
         assumptions += (
             f"average over the certified population, {certificate.confidence:.0%} confidence, "
-            f"n = {certificate.n} records taken as independent of each other; hardening trained "
-            "on none of them, but the deployed model's best epoch and an automatic cut are chosen "
-            "on them; nats are a plug-in mean without a limit",
+            f"n = {certificate.n} records of {certificate.units} independent units (users, each "
+            "weighing alike, where there are user ids); nats are a plug-in mean without a limit",
+            "no choice was made on the certified records"
+            if apart
+            else "the deployed model's best epoch and an automatic cut were chosen on the "
+            "certified records, though hardening trained on none of them",
         )
     return Guarantee(
         id=f"input/server/{method}",

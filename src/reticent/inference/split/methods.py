@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from reticent.inference.split import finetuned, frozen, prototype
 from reticent.inference.split.halves import Halves
@@ -27,6 +28,11 @@ class Method:
     needs_private: bool = False
     baseline: bool = True
     grid: tuple[Mapping[str, float], ...] = ()
+    average_case: Callable[[Mapping[str, Any]], bool] = lambda options: False
+
+    def certifies_on_average(self, options: Mapping[str, Any]) -> bool:
+        """Whether with these options its certificate is an average that needs records apart."""
+        return self.average_case(options)
 
 
 def _grid(option: str, *values: float) -> tuple[Mapping[str, float], ...]:
@@ -70,6 +76,7 @@ METHODS: Mapping[str, Method] = {
             run=prototype.center_noise,
             source="center loss (Wen et al. 2016) as the divergence bound of a Gaussian channel",
             retrains=True,
+            average_case=lambda options: options.get("radius") == "none",
             baseline=False,
         ),
         Method(
@@ -78,6 +85,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.center,
             source="Wen et al. 2016",
             retrains=True,
+            average_case=lambda options: float(options.get("sigma", 0.0)) > 0,
             grid=_grid("weight", 1.0, 10.0, 100.0),
         ),
         Method(
@@ -86,6 +94,7 @@ METHODS: Mapping[str, Method] = {
             run=finetuned.ceb,
             source="Fischer 2020",
             retrains=True,
+            average_case=lambda options: True,
             grid=_grid("weight", 1.0, 10.0, 100.0),
         ),
         Method(

@@ -22,7 +22,7 @@ class Problem:
     """One deployed classifier, one cut, the defender's data.
 
     `max_client_share` limits the client half's share of the model's FLOPs where the method has a
-    choice of adapter. Methods never see the attacker's rows or the test rows.
+    choice of adapter. Methods never see the attacker's rows or the test rows, nor `certify`.
     """
 
     model: nn.Module
@@ -39,6 +39,7 @@ class Problem:
     batch_size: int = 64
     options: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
+    certify: Records | None = None
 
     @property
     def sample(self) -> Tensor:
