@@ -28,6 +28,7 @@ TARGETS = 16
 _FEWEST_TO_CHOOSE = 3
 _FEWEST_TO_LEARN = 4
 _FPRS = (0.001, 0.01, 0.1)
+_FALSE_POSITIVES = 3
 SPEC = statement(
     "battery",
     Access.SHADOW,
@@ -79,8 +80,8 @@ def prepare(
     the shadow targets to score the other half, so that it never scores what it has seen; its final
     fit takes all. (References are shared, so with four of them its trial still knows a little: on
     models without any leak it shows an AUC of 0.506; with six or more, 0.50.) The best has the
-    greatest mean of log(TPR) over FPRs of 0.1, 1 and 10 % (those with a non-member or more),
-    averaged over targets.
+    greatest mean of log(TPR) over FPRs of 0.1, 1 and 10 % (of the first two those at which three
+    false positives are expected), averaged over targets.
     """
     asked = (*SCORERS, LEARNED) if names is None else tuple(names)
     unknown = sorted(set(asked) - {*SCORERS, LEARNED})
@@ -154,9 +155,7 @@ def _log_rate(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
     outside, inside = np.sort(scores[~truth])[::-1], scores[truth]
     rates = []
     for fpr in _FPRS:
-        allowed = int(fpr * len(outside))
-        if allowed >= 1:
-            rates.append(max((inside > outside[allowed]).sum(), 0.5) / len(inside))
-    if not rates:
-        rates = [max((inside > outside[0]).sum(), 0.5) / len(inside)]
+        if fpr * len(outside) >= _FALSE_POSITIVES or fpr == _FPRS[-1]:
+            above = inside > outside[int(fpr * len(outside))]
+            rates.append(max(int(above.sum()), 0.5) / len(inside))
     return float(np.mean(np.log(rates)))
