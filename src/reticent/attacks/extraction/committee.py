@@ -21,6 +21,7 @@ _HIDDEN = 64
 _RATE = 2e-3
 _DECAY = 1e-3
 _ROWS = 2048
+_REACH = 0.25
 
 
 class Committee:
@@ -37,7 +38,10 @@ class Committee:
         self.generator = torch.Generator().manual_seed(seed)
         self.made: nn.ModuleList | None = None
         if make is None:
-            self.centre, self.scale = gauge(pool)
+            self.centre, spread = gauge(pool)
+            # A feature that seldom moves must not count for more when it does.
+            reach = np.ptp(pool.reshape(len(pool), -1), axis=0).astype(np.float64)
+            self.scale = np.maximum(spread, _REACH * reach)
             self.own = Perceptrons(
                 math.prod(self.shape),
                 classes,
