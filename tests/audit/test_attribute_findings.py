@@ -6,8 +6,10 @@ import pytest
 import torch
 from attack_views import gaussian, view
 
+from reticent.attacks.attribute.inference import attack_attribute
 from reticent.attacks.finding import Finding
-from reticent.audit.attribute import audit_attributes
+from reticent.attacks.view import ServerView
+from reticent.audit.attribute import audit_attributes, judge
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import SERVER, Guarantee, InformationBound, Pillar
 
@@ -160,3 +162,35 @@ def test_no_seed_or_no_request_is_refused() -> None:
         audit_attributes(server, seeds=())
     with pytest.raises(ConfigError, match="requests="):
         audit_attributes(server, requests=(0,))
+
+
+def _chosen(finding_view: ServerView, family: str) -> Finding:
+    """The finding when validation had chosen `family`, whatever its strength."""
+    scores = [
+        attack_attribute(finding_view, "secret", seed=seed, families=("linear", "quadratic"))
+        for seed in (0, 1)
+    ]
+    forced = [replace(one, chosen=dict.fromkeys(one.chosen, family)) for one in scores]
+    return judge(forced, finding_view.test, requests=(1,))[0].finding()
+
+
+def test_a_bad_choice_on_validation_is_overruled_where_the_test_part_shows_it() -> None:
+    """The label table is chosen though a linear rule reads the secret: the linear rule counts."""
+    leaky = view(gaussian(8, leak=1.0))
+    good = _chosen(leaky, "linear")
+    assert "choice overruled" not in good.details
+    bad = _chosen(leaky, "label table")
+    said = bad.details["choice overruled"]
+    assert said["value of the choice"] == pytest.approx(bad.floor)
+    assert bad.value >= good.value
+    assert bad.value == pytest.approx(np.mean(bad.details["value by seed"]))
+    assert bad.value == pytest.approx(bad.details["value by family"][said["by"]])
+
+
+def test_chance_does_not_overrule_the_choice() -> None:
+    """No family can know a secret that isn't there: the lucky one of them doesn't count."""
+    overruled = [
+        "choice overruled" in _chosen(view(gaussian(4), seed=seed), "label table").details
+        for seed in range(10)
+    ]
+    assert sum(overruled) <= 2

@@ -157,7 +157,7 @@ def test_a_clean_model_is_left_alone_and_the_attack_proves_itself_on_a_twin() ->
     assert positive["passed"]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_mechanism_that_keeps_its_claim_is_never_violated(seed: int) -> None:
     """Margins with unit noise and a shift of 1 are 1-Gaussian DP per record."""
     promised = gaussian_epsilon(1.0, 1e-5)
@@ -222,6 +222,15 @@ def test_scores_that_know_the_truth_without_the_model_fail_the_control() -> None
     assert abs(negative_control(fair, truth)["auc"] - 0.5) < 0.05
     with pytest.raises(DataError, match="independently"):
         negative_control(replace(fair, trials={"x": fair.trials["x"] + truth}), truth)
+
+
+def test_two_shadow_models_choose_nothing_and_show_no_epsilon() -> None:
+    findings = world(2.5, n=400, shadows=2).audit()
+    area = of(findings, "battery", "AUC")
+    assert area.details["scorer"] == "RMIA online"
+    assert area.excess_ci[0] > 0.1
+    assert area.details["controls"]["positive"]["overfit_twins"]
+    assert not [found for found in findings if found.metric == "epsilon lower bound"]
 
 
 def test_lower_access_runs_lower_attacks_only() -> None:
@@ -332,7 +341,7 @@ def test_the_threshold_comes_from_other_targets_and_promises_most_on_them() -> N
     truth = rng.random(2000) < 0.5
     curves = [roc(rng.normal(size=2000) + 1.5 * truth, truth) for _ in range(6)]
     found = transferred_threshold(curves, members=1000, non_members=1000, delta=1e-5)
-    scores = rng.normal(size=(40, 2000)) + 1.5 * truth
+    scores = rng.normal(size=(25, 2000)) + 1.5 * truth
 
     def shown(threshold: float) -> float:
         bounds = []
@@ -340,7 +349,7 @@ def test_the_threshold_comes_from_other_targets_and_promises_most_on_them() -> N
             bounds.append(Confusion.at(row, truth, threshold).epsilon_lower_bound(delta=1e-5))
         return float(np.mean(bounds))
 
-    assert shown(found) > 0.95 * max(shown(t) for t in np.linspace(-4, 5, 91))
+    assert shown(found) > 0.95 * max(shown(t) for t in np.linspace(-2, 4, 31))
 
 
 def test_figures_lead_with_the_lowest_rate_that_is_resolved() -> None:

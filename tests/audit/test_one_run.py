@@ -167,6 +167,27 @@ def test_failures_with_probability_delta_are_rarely_flagged() -> None:
     assert bound(made) > 2
 
 
+def test_a_leak_of_all_canaries_at_once_within_the_gaussian_curve_is_not_flagged() -> None:
+    """With probability .3 every bit is told with 84 % accuracy, else none is told at all.
+
+    The trade-off curve has one corner, (.3 * .16, .3 * .84), which lies within that of mu = 1. The
+    guesses are right together, so a bound that took canaries for independent would flag it in
+    30 %.
+    """
+    corner = stats.norm.cdf(stats.norm.ppf(0.3 * 0.16) + 1.0)
+    assert corner > 0.3 * 0.84
+    rng = seeded(8, 1)
+    accuracy = np.where(rng.random(2_000) < 0.3, 0.84, 0.5)
+
+    @cache
+    def mu(correct: int) -> float:
+        return Guesses(canaries=1000, made=1000, correct=correct).mu()
+
+    shown = np.asarray([mu(int(w)) for w in rng.binomial(1000, accuracy)])
+    assert (shown > 1.0).mean() <= 0.05
+    assert (shown > 0.5).mean() >= 0.25
+
+
 def sums(noise: float, seed: int, canaries: int = 1000):  # type: ignore[no-untyped-def]
     """A sum of orthogonal canaries of norm 1 with Gaussian noise: the exact mechanism."""
     rng = seeded(seed, 7)

@@ -176,3 +176,15 @@ def test_drawings_of_one_page_share_no_ids() -> None:
     ids = [re.findall(r'\bid="([^"]+)"', drawing) for _title, drawing in attack_figures(card)]
     flat = [name for names in ids for name in set(names)]
     assert len(flat) == len(set(flat))
+
+
+def test_an_attack_has_one_curve_however_many_figures_of_it_there_are() -> None:
+    """The one that judges the claim is drawn: only there the claim's region is known."""
+    judged = membership(1.0)
+    plain = replace(judged, metric="AUC", details={"roc": judged.details["roc"]})
+    card = holds()
+    row = PillarRow(guarantees=(CLAIM,), findings=(plain, plain, judged))
+    card = replace(card, pillars={**card.pillars, Pillar.TRAINING_DATA: row})
+    curves = [drawing for title, drawing in attack_figures(card) if title.endswith("ROC")]
+    assert len(curves) == 1
+    assert "The claim allows epsilon 2" in label(curves[0])

@@ -20,6 +20,8 @@ from reticent.guarantee import SERVER, Guarantee, Pillar
 
 ATTACK = "attribute inference"
 METRIC = "balanced accuracy"
+# How far the chosen attacker may be shown to trail another, and the chance of a false showing.
+_POINT, _OVERRULE = 0.01, 0.05
 Progress = Callable[[str], None]
 
 
@@ -38,7 +40,10 @@ def audit_attributes(
     """One finding per attribute and number m of pooled requests.
 
     Value, floor and excess are balanced accuracy of the attacker chosen on its own validation
-    part, of the predicted label alone, and their difference, on the test part. Outcomes of all
+    part, of the predicted label alone, and their difference, on the test part. Where the test part
+    shows, for all families at once and with 95 % confidence, that another family is better by more
+    than a point, that family is reported instead ("choice overruled" in the details): an attacker
+    who chose badly is no protection. Outcomes of all
     `seeds` (noise draws, network starts, groups) are averaged; intervals are a bootstrap over
     users, or over records where there are none, with paired resamples for the excess. Seeds are
     not resampled; each one's value stands in the details.
@@ -155,6 +160,7 @@ def _judge_one(
     m: int,
 ) -> Judged:
     columns: list[NDArray[np.float64]] = []
+    families = [name for name in attacks[0].families if all(name in a.families for a in attacks)]
     values, clusters, of_seed, rows_of, areas = [], [], [], [], []
     for index, scores in enumerate(attacks):
         groups = scores.groups[m]
@@ -163,7 +169,9 @@ def _judge_one(
         target = np.searchsorted(scores.classes, truth[rows[kept]])
         prior = scores.log_prior
         attack, floor = scores.pooled(m)[kept], scores.pooled_floor(m)[kept]
-        decided = (attack, floor, attack + prior, floor + prior)
+        others = [scores.pooled(m, family)[kept] for family in families]
+        decided = [attack, floor, *others]
+        decided += [score + prior for score in decided]
         columns.append(
             np.stack([score.argmax(axis=1) == target for score in decided], axis=1).astype(float)
         )
@@ -176,14 +184,20 @@ def _judge_one(
     hits, kind = np.concatenate(columns), np.concatenate(values)
     owner = np.concatenate(clusters)
     seed_of = np.concatenate(of_seed)
-    balanced = bootstrap_balanced(hits[:, :2], kind, owner)
-    plain = bootstrap_balanced(hits[:, 2:], np.zeros_like(kind), owner)
+    every = bootstrap_balanced(hits[:, : 2 + len(families)], kind, owner)
+    better = _overruling(every)
+    used = [better or 0, 1]
+    balanced = every.columns(used)
+    shift = 2 + len(families)
+    plain = bootstrap_balanced(
+        hits[:, [shift + column for column in used]], np.zeros_like(kind), owner
+    )
     accuracy_excess, accuracy_ci = plain.difference(0, 1)
     first = attacks[0]
     details: dict[str, Any] = {
         "chosen family by seed": [scores.chosen[m] for scores in attacks],
         "value by seed": [
-            float(_mean_recall(hits[seed_of == index, 0], kind[seed_of == index]))
+            float(_mean_recall(hits[seed_of == index, used[0]], kind[seed_of == index]))
             for index in range(len(attacks))
         ],
         "value by family": _by_family(attacks, truth, known, m),
@@ -201,8 +215,13 @@ def _judge_one(
     }
     if test.users is not None and m == 1:
         # Narrower, for these very users only: records are taken as independent.
-        of_records = bootstrap_balanced(hits[:, :2], kind, np.concatenate(rows_of))
+        of_records = bootstrap_balanced(hits[:, used], kind, np.concatenate(rows_of))
         details["excess_ci over records"] = list(of_records.difference(0, 1)[1])
+    if better is not None:
+        details["choice overruled"] = {
+            "by": families[better - 2],
+            "value of the choice": float(every.values[0]),
+        }
     if areas:
         details["area under ROC"] = {
             "value": float(np.mean([area for area, _floor in areas])),
@@ -218,13 +237,26 @@ def _judge_one(
     )
 
 
+def _overruling(every: Bootstrap) -> int | None:
+    """The column of a family shown to beat the chosen attacker by over a point; columns 0, 1 are
+    the chosen attacker and the floor, the rest families. One-sided limits, Bonferroni over them.
+    """
+    count = every.samples.shape[1] - 2
+    limits = [
+        every.difference(column, 0, confidence=1 - 2 * _OVERRULE / count)[1][0]
+        for column in range(2, 2 + count)
+    ]
+    shown = [column for column, low in enumerate(limits, start=2) if low > _POINT]
+    return max(shown, key=lambda column: float(every.values[column]), default=None)
+
+
 def _by_family(
     attacks: Sequence[AttributeScores],
     truth: NDArray[np.int64],
     known: NDArray[np.bool_],
     m: int,
 ) -> dict[str, float]:
-    """Mean test balanced accuracy of each family over seeds: a diagnosis, never a selection."""
+    """Mean test balanced accuracy of each family over seeds: a diagnosis."""
     found: dict[str, list[float]] = {}
     for scores in attacks:
         rows = scores.groups[m].members[:, 0]

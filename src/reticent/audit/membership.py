@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,8 @@ def audit_membership(
     epsilon lower bound, are chosen on shadow models in the part of target, never on the victim.
     Its findings are TPR at 0.1 and 1 % FPR, advantage and AUC; the other attacks give the first of
     these that the sample resolves, with the rest in `details`. Each claim of differential privacy
-    in `guarantees` gets an epsilon finding that is judged; claims per user are tested by records,
-    which they cover too, and by users where `members.users` names them.
+    in `guarantees` gets an epsilon finding that is judged by records; claims per user cover them
+    too. Where `members.users` and `non_members.users` name users, one more finding has n users.
 
     Raises `DataError` for fewer than 30 records on a side, where members and non-members can be
     told apart without the model, or where the attack "finds" the members of a model that knows
@@ -381,7 +381,9 @@ def _refuse_other_bank(bank: ShadowBank, victim: Victim, asked: Labelled, pool: 
             f"population={bank.population}, or other labels."
         )
     if victim.recipe is not None and bank.recipe != victim.recipe:
+        own, other = asdict(victim.recipe), asdict(bank.recipe)
+        apart = {name: (other[name], own[name]) for name in own if own[name] != other[name]}
         raise ConfigError(
             "Expected shadow models trained by the victim's recipe: others measure another model's "
-            f"leak. Got {bank.recipe} and {replace(victim.recipe)}."
+            f"leak. They differ in (bank, victim): {apart}."
         )

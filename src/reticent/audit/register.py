@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from torch import nn
 
 from reticent.attacks.finding import Finding
+from reticent.attacks.shadow.training import fresh
 from reticent.attacks.spec import Access, Labelled
 from reticent.attacks.target import Victim
+from reticent.audit.extraction import audit_extraction
 from reticent.audit.material import Material
 from reticent.audit.membership import audit_membership
+from reticent.audit.model_inversion import audit_model_inversion
 from reticent.audit.output_attributes import People, audit_output_attributes
 from reticent.audit.property_inference import audit_property
 from reticent.audit.suite import Entry, Settings
@@ -159,6 +163,51 @@ def _informed(victim: Victim, material: Material, settings: Settings) -> Sequenc
     )
 
 
+def _lacks_images(victim: Victim, material: Material) -> str | None:
+    lack = _lacks_public(victim, material)
+    if lack is None and material.members.x.ndim < 3:
+        lack = "needs records that can be looked at: images or series"
+    return lack
+
+
+def _inversion(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
+    assert material.population is not None
+    return audit_model_inversion(
+        victim,
+        material.population,
+        material.non_members,
+        seed=settings.seed,
+        keep=settings.keep,
+        progress=settings.report,
+    )
+
+
+def _lacks_queries(victim: Victim, material: Material) -> str | None:
+    return None if material.population is not None else "needs a population to ask about"
+
+
+def _extraction(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
+    assert material.population is not None
+    level = Access.SCORES if victim.scores is not None else Access.LABEL
+    return audit_extraction(
+        victim,
+        queries=material.population,
+        test=material.non_members,
+        access=min(settings.access, level),
+        make=_architecture(victim, settings),
+        seed=settings.seed,
+        progress=settings.report,
+    )
+
+
+def _architecture(victim: Victim, settings: Settings) -> Callable[[], nn.Module] | None:
+    """Fresh networks like the victim, for adversaries who know how it was made."""
+    if settings.access < Access.SHADOW or not isinstance(victim.blank(), nn.Module):
+        return None
+    numbers = itertools.count(1)
+    return lambda: fresh(victim.blank(), seed=settings.seed, number=next(numbers))
+
+
 def _joined(parts: Sequence[Labelled]) -> Labelled:
     users: Any = [part.users for part in parts]
     known = all(each is not None for each in users)
@@ -217,5 +266,21 @@ ENTRIES: tuple[Entry, ...] = (
         says="the last training record, by an insider who knows all the others",
         unfit=_always,
         run=_informed,
+    ),
+    Entry(
+        name="model_inversion",
+        pillar=Pillar.TRAINING_DATA,
+        access=Access.WEIGHTS,
+        says="what a class looks like, from the model's gradients",
+        unfit=_lacks_images,
+        run=_inversion,
+    ),
+    Entry(
+        name="extraction",
+        pillar=Pillar.MODEL,
+        access=Access.LABEL,
+        says="a copy of the model from its answers",
+        unfit=_lacks_queries,
+        run=_extraction,
     ),
 )

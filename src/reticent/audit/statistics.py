@@ -90,6 +90,12 @@ class Bootstrap:
     samples: NDArray[np.float64]
     clusters: int
 
+    def columns(self, kept: list[int]) -> Bootstrap:
+        """The statistics of these columns alone, their resamples still shared."""
+        return Bootstrap(
+            values=self.values[kept], samples=self.samples[:, kept], clusters=self.clusters
+        )
+
     def interval(self, column: int) -> Interval:
         """The interval of one statistic."""
         return expanded_interval(self.samples[:, column], self.clusters)

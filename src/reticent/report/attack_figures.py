@@ -31,7 +31,7 @@ from reticent.report.markup import Html
 from reticent.report.words import share
 
 _CHANCE_EXPOSURE = 1 / math.log(2)  # mean of an exposure without memorisation, in bits
-_SHOWN = 12
+_SHOWN = 6
 _CURVES = {
     "roc": "the attack",
     "control_roc": "unprotected model",
@@ -247,9 +247,18 @@ def epsilon_figure(
 
 
 def _with(findings: Sequence[Finding], key: str, name: str) -> list[tuple[str, Finding]]:
-    """The findings whose details hold `key`, each with an id of its own for the drawing."""
-    held = [finding for finding in findings if finding.details.get(key) is not None]
-    return [(f"{name}{index}", finding) for index, finding in enumerate(held[:_SHOWN])]
+    """The findings whose details hold `key`, each with an id of its own for the drawing.
+
+    An attack has one curve, however many figures of it are reported (the one that judges a claim
+    is drawn, with the claim's region); it has one bound per claim.
+    """
+    held: dict[tuple[str, ...], Finding] = {}
+    for finding in sorted(findings, key=lambda each: "tests" not in each.details):
+        if finding.details.get(key) is not None:
+            claim = str(finding.details.get("tests")) if key == "epsilon_lower_bound" else ""
+            held.setdefault((finding.attack, finding.target, claim), finding)
+    shown = list(held.values())[:_SHOWN]
+    return [(f"{name}{index}", finding) for index, finding in enumerate(shown)]
 
 
 def _curve(points: Any) -> NDArray[np.float64] | None:

@@ -12,12 +12,20 @@ import torch
 from oracle import loss, train_alone
 from torch import Tensor, nn
 
+from reticent.attacks.shadow import layers
 from reticent.attacks.shadow.choice import stack
 from reticent.attacks.shadow.dense import DenseStack
 from reticent.attacks.shadow.masks import held_out_rows, independent_masks, rows_of
 from reticent.attacks.shadow.recipe import TrainingRecipe
-from reticent.attacks.shadow.stack import LayerStack, LoopStack, Stack, VmapStack
-from reticent.attacks.shadow.training import fresh, log_probabilities, train_stack
+from reticent.attacks.shadow.stack import ChannelsLastStack, LayerStack, LoopStack, Stack, VmapStack
+from reticent.attacks.shadow.training import (
+    chunk_size,
+    fresh,
+    log_probabilities,
+    train_models,
+    train_stack,
+)
+from reticent.attacks.spec import Labelled
 from reticent.errors import ConfigError, DataError
 from reticent.models.networks import Standardise
 from reticent.random import seeded
@@ -71,6 +79,18 @@ class MeanOverRecords(nn.Module):
         return found
 
 
+class View(nn.Module):
+    """Flattens by `view`, which only one memory format allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x)
+        return found.view(len(x), -1)
+
+
 class Words(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -116,10 +136,28 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], type[Stack]]] = {
         lambda: images(
             nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), outputs=4
         ),
-        LayerStack,
+        ChannelsLastStack,
+    ),
+    "two convolutions": (
+        lambda: images(
+            nn.Conv2d(2, 4, (1, 2), padding=(1, 0), stride=(2, 1), bias=False),
+            nn.Tanh(),
+            nn.Conv2d(4, 3, 2, padding=1, dilation=(1, 2)),
+            nn.AvgPool2d((2, 1)),
+            outputs=3,
+        ),
+        ChannelsLastStack,
+    ),
+    "wide convolution": (
+        lambda: images(nn.Conv2d(2, 3, 5, padding="same"), outputs=12),
+        ChannelsLastStack,
     ),
     "grouped convolution": (
         lambda: images(nn.Conv2d(2, 4, 1, groups=2), nn.GroupNorm(2, 4), outputs=16),
+        ChannelsLastStack,
+    ),
+    "a view of an image": (
+        lambda: nn.Sequential(nn.Unflatten(1, (2, 2, 2)), View(), nn.Linear(12, 3)),
         LayerStack,
     ),
     "series": (
@@ -193,6 +231,46 @@ def test_a_stack_trains_each_network_as_alone(name: str) -> None:
     made, alone, x = both(make(), RECIPES["sgd"])
     assert type(made) is kind
     assert_the_same(made, alone, x)
+
+
+@pytest.mark.parametrize("large", [0, 10**9], ids=["in turn", "grouped"])
+def test_convolutions_in_turn_are_those_side_by_side(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_LARGE", large)
+    monkeypatch.setattr(layers, "_FEW", 0)
+    for name in ("convolution", "two convolutions", "wide convolution", "grouped convolution"):
+        assert_the_same(*both(NETWORKS[name][0](), RECIPES["sgd"]))
+
+
+def test_patches_are_what_unfold_gives() -> None:
+    x = torch.randn(3, 2, 7, 6, generator=torch.Generator().manual_seed(0))
+    for options in (((1, 1), (0, 0), (1, 1)), ((2, 1), (1, 2), (1, 2)), ((1, 3), (2, 0), (2, 1))):
+        stride, padding, dilation = options
+        found, sides = layers._patches(x, (2, 3), stride, padding, dilation)
+        expected = nn.functional.unfold(x, (2, 3), dilation, padding, stride)
+        assert torch.equal(found, expected)
+        assert sides[0] * sides[1] == expected.shape[2]
+
+
+def test_chunks_shrink_with_weights_and_with_what_lies_between_layers() -> None:
+    recipe, few = TrainingRecipe(size=1000, batch_size=64), torch.zeros(2, 8)
+    tiny = chunk_size(nn.Linear(8, 2), recipe, few, seed=0)
+    heavy = chunk_size(nn.Sequential(nn.Linear(8, 20_000)), recipe, few, seed=0)
+    image = nn.Sequential(nn.Unflatten(1, (2, 2, 2)), nn.Conv2d(2, 500, 1), nn.Upsample((90, 90)))
+    assert (tiny, heavy, chunk_size(image, recipe, few, seed=0)) == (64, 4, 1)
+
+
+def test_models_themselves_are_given_where_weights_are_attacked() -> None:
+    x, y = material()
+    member = independent_masks(5, pool=len(x), size=37, seed=SEED)
+    data = Labelled(x=x.numpy(), y=y.numpy())
+    network = NETWORKS["mlp"][0]()
+    given = list(train_models(network, RECIPES["sgd"], data, member, seed=SEED))
+    made, _, _ = both(network, RECIPES["sgd"], count=5)
+    for one, other in zip(given, made.models(), strict=True):
+        assert not one.training
+        torch.testing.assert_close(one.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize("name", RECIPES)

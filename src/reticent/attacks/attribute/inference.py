@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from reticent.attacks.attribute import families as classical
@@ -35,7 +36,8 @@ FAMILIES: Mapping[str, Family] = {
     "convolutional": networks.convolutional,
 }
 """All families. A finite alphabet is attacked by the count table alone: it is Bayes-optimal."""
-_ENSEMBLE = 10
+_ENSEMBLE = "ensemble"
+_RIDGE = 0.1
 _NOTHING = 1e-3
 QUICK = ("count table", "linear", "perceptron")
 """The families for demonstrations."""
@@ -84,7 +86,7 @@ def attack_attribute(
     All families train on `view.attacker_train` with the predicted label beside the features,
     under a uniform prior over the attribute's values; temperature and doubt are calibrated on
     `view.attacker_validation`. The floor is a family too, since an attacker can ignore features;
-    so is a weighted average of families. Pooling (m > 1) needs users and an attribute that is
+    so is a weighted pool of families. Pooling (m > 1) needs users and an attribute that is
     constant per user in the attacker's records; otherwise only m = 1 is attacked.
 
     On a finite alphabet without noise a table over (code, predicted label) is the Bayes-optimal
@@ -108,7 +110,7 @@ def attack_attribute(
                 found[name] = scores
     calibrated = {name: _calibrated(scores, material) for name, scores in found.items()}
     if len(calibrated) > 2 and view.alphabet is None:
-        calibrated["ensemble"] = _ensemble(calibrated, material)
+        calibrated[_ENSEMBLE] = _ensemble(calibrated, material)
     return _choose(view, attribute, material, calibrated, seed=seed, requests=requests)
 
 
@@ -128,30 +130,52 @@ def _calibrated(scores: Scores, material: Material) -> Scores:
 
 
 def _ensemble(calibrated: Mapping[str, Scores], material: Material) -> Scores:
-    """A weighted average of log-posteriors, grown greedily on validation log-loss, recalibrated.
+    """A log-linear pool: weighted log-posteriors added up, then recalibrated.
 
-    Families are added one at a time, with replacement, whichever lowers the loss most, until
-    none does (Caruana et al. 2004).
+    Stacking (Wolpert 1992) with weights of zero or more that minimise the class-balanced log-loss
+    on validation plus a ridge. The weights needn't sum to 1: families that err independently are
+    worth more together than any average of them.
     """
-    target = material.validation.target
-    kept: list[Scores] = []
-    best = np.inf
-    for step in range(_ENSEMBLE):
-        total = sum((scores.validation for scores in kept), np.zeros(1))
-        losses = {
-            name: balanced_log_loss(_normal((total + scores.validation) / (step + 1)), target)
-            for name, scores in calibrated.items()
-        }
-        name = min(losses, key=losses.__getitem__)
-        if losses[name] >= best:
-            break
-        best = losses[name]
-        kept.append(calibrated[name])
-    average = Scores(
-        validation=np.mean([scores.validation for scores in kept], axis=0),
-        test=np.mean([scores.test for scores in kept], axis=0),
+    scores = list(calibrated.values())
+    weights = pool_weights(np.stack([s.validation for s in scores]), material.validation.target)
+    return _calibrated(
+        Scores(
+            validation=_normal(np.tensordot(weights, [s.validation for s in scores], axes=1)),
+            test=_normal(np.tensordot(weights, [s.test for s in scores], axes=1)),
+        ),
+        material,
     )
-    return _calibrated(average, material)
+
+
+def pool_weights(
+    log_posteriors: NDArray[np.float64], target: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Weights (f,) in [0, 3] of f families' log-posteriors (f, n, k) for true values (n,).
+
+    The objective is convex; L-BFGS-B from equal weights.
+    """
+    families, count, values = log_posteriors.shape
+    rows = np.arange(count)
+    share = 1.0 / np.bincount(target, minlength=values)[target]
+    share /= share.sum()
+
+    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        pool = _normal(np.tensordot(weights, log_posteriors, axes=1))
+        residual = np.exp(pool)
+        residual[rows, target] -= 1.0
+        residual *= share[:, None]
+        loss = -float(share @ pool[rows, target]) + _RIDGE * float(weights @ weights)
+        slope = np.tensordot(log_posteriors, residual, axes=2) + 2 * _RIDGE * weights
+        return loss, slope
+
+    found = minimize(
+        objective,
+        np.full(families, 1.0 / families),
+        jac=True,
+        bounds=[(0.0, 3.0)] * families,
+        method="L-BFGS-B",
+    )
+    return np.asarray(found.x, dtype=np.float64)
 
 
 def _normal(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,7 +187,8 @@ def _pick(results: Mapping[str, float], losses: Mapping[str, float], decisions: 
 
     Balanced accuracy on few validation records is too coarse to tell near-equals apart, and the
     luckiest of many families is not the strongest; log-loss is finer. Features that gain less than
-    a thousandth of a nat over the label are ignored.
+    a thousandth of a nat over the label are ignored, and the ensemble wins ties: where validation
+    can't tell near-perfect families apart, all of them together err least.
     """
     top = max(results.values())
     # Wilson's centre, so that a perfect score on few decisions has an error too.
@@ -171,6 +196,8 @@ def _pick(results: Mapping[str, float], losses: Mapping[str, float], decisions: 
     error = np.sqrt(likely * (1 - likely) / decisions)
     near = [name for name in results if results[name] >= top - error]
     chosen = min(near, key=losses.__getitem__)
+    if _ENSEMBLE in near and losses[_ENSEMBLE] <= losses[chosen] + _NOTHING:
+        chosen = _ENSEMBLE
     if FLOOR in near and losses[FLOOR] <= losses[chosen] + _NOTHING:
         return FLOOR
     return chosen

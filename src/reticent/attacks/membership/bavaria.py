@@ -58,7 +58,7 @@ def bavaria(target: Signals, references: References) -> Scores:
 
 def posteriors(references: References) -> tuple[Posterior, Posterior]:
     """The OUT and the IN predictive of every record."""
-    moments = Moments.of(references.signals.candidates, references.member)
+    moments = references.moments
     freedom, scale = zip(*(_variance_prior(moments, side) for side in (OUT, IN)), strict=True)
     known = moments.count[OUT] > 0
     centre = np.full(known.shape, float(moments.mean[OUT, known].mean()))
@@ -74,8 +74,10 @@ def variance_prior(
 
     By moments of the log-variances: their mean and variance less what sampling alone gives.
     """
-    logs = np.log(variances) - special.digamma(freedom / 2) + np.log(freedom / 2)
-    spread = float(logs.var(ddof=1) - special.polygamma(1, freedom / 2).mean())
+    # Freedoms are few different numbers, and polygamma functions are slow.
+    kinds, place = np.unique(freedom / 2, return_inverse=True)
+    logs = np.log(variances) - (special.digamma(kinds) - np.log(kinds))[place]
+    spread = float(logs.var(ddof=1) - special.polygamma(1, kinds)[place].mean())
     nu = _MOST_FREEDOM if spread <= 0 else min(_MOST_FREEDOM, 2 * _inverse_trigamma(spread))
     return nu, float(np.exp(logs.mean() + special.digamma(nu / 2) - np.log(nu / 2)))
 

@@ -27,6 +27,7 @@ from reticent.errors import DataError
 from reticent.random import seeded
 
 FEWEST = 3
+_MOST_ROWS = 32_000
 _BOUND = 1e3
 
 
@@ -37,17 +38,26 @@ class Learned:
     trees: HistGradientBoostingClassifier
     line: Pipeline
 
-    def score(self, target: Signals, references: References) -> Scores:
-        """Log-odds of membership as learnt, (n,)."""
-        made = features(target, references)
+    def decide(self, made: NDArray[np.float64]) -> Scores:
+        """Log-odds of membership as learnt, (n,), from `features` (n, f)."""
         return np.asarray(
             self.trees.decision_function(made) + self.line.decision_function(made),
             dtype=np.float64,
         )
 
+    def score(self, target: Signals, references: References) -> Scores:
+        """Log-odds of membership as learnt, (n,)."""
+        return self.decide(features(target, references))
+
 
 def fit_learned(references: References, *, models: Sequence[int], seed: int = 0) -> Learned:
-    """The decision learnt from `models` as shadow targets, each with half of the others.
+    """The decision learnt from `models` as shadow targets. `DataError` below three references."""
+    lessons = [lesson(references, model, seed=seed) for model in models]
+    return learn(lessons, list(references.member[np.asarray(models, dtype=np.int64)]), seed=seed)
+
+
+def lesson(references: References, model: int, *, seed: int) -> NDArray[np.float64]:
+    """The features of `model` as a shadow target, with half of the other references.
 
     Not with all others: then a record's OUT moments would be the same number for all its shadow
     members and another for the rest, and a tree could learn that number instead of the leak. Each
@@ -57,16 +67,23 @@ def fit_learned(references: References, *, models: Sequence[int], seed: int = 0)
         raise DataError(
             f"Expected {FEWEST} or more references to learn from, got {len(references)}."
         )
-    parts = []
-    for model in models:
-        others = np.delete(np.arange(len(references)), model)
-        half = seeded(seed, 52, model + 1).permutation(others)[: max(2, len(others) // 2)]
-        parts.append(features(references.target(model), references.take(half)))
-    x = np.concatenate(parts)
-    y = references.member[np.asarray(models, dtype=np.int64)].reshape(-1)
+    others = np.delete(np.arange(len(references)), model)
+    half = seeded(seed, 52, model + 1).permutation(others)[: max(2, len(others) // 2)]
+    return features(references.target(model), references.take(half))
+
+
+def learn(
+    lessons: Sequence[NDArray[np.float64]], truths: Sequence[NDArray[np.bool_]], *, seed: int
+) -> Learned:
+    """The decision that fits the shadow targets' features (n, f) to their members (n,)."""
+    x, y = np.concatenate(lessons), np.concatenate(truths)
+    if len(x) > _MOST_ROWS:
+        # Beyond this, more rows cost time and change nothing.
+        kept = seeded(seed, 53).permutation(len(x))[:_MOST_ROWS]
+        x, y = x[kept], y[kept]
     trees = HistGradientBoostingClassifier(
-        max_iter=100,
-        learning_rate=0.06,
+        max_iter=60,
+        learning_rate=0.1,
         max_leaf_nodes=8,
         min_samples_leaf=max(50, len(x) // 100),
         l2_regularization=10.0,

@@ -29,7 +29,7 @@ def lira_online(target: Signals, references: References, *, pooled: bool | None 
     standard deviation of fewer than two values is the pooled one. Raises `DataError` where no
     record has both sides.
     """
-    moments = Moments.of(references.signals.candidates, references.member)
+    moments = references.moments
     mean = _filled(moments)
     spread = _spread(moments, pooled=len(references) < FEW if pooled is None else pooled)
     inside = _log_normal(target.candidates, mean[IN], spread[IN])
@@ -42,7 +42,7 @@ def lira_offline(target: Signals, references: References, *, pooled: bool | None
     The paper's score is the normal distribution function of this number: the same order, but it
     saturates at 1 where the strongest members are.
     """
-    moments = Moments.of(references.signals.candidates, references.member)
+    moments = references.moments
     mean = _filled(moments)
     spread = _spread(moments, pooled=len(references) < FEW if pooled is None else pooled)
     return np.asarray((target.candidates - mean[OUT]) / spread[OUT])

@@ -43,7 +43,7 @@ def rmia_offline(
     Without `a` it is the least-squares line over the records that have both sides (one number from
     the attacker's own models, not from this record's).
     """
-    outside, inside = _confidences(references)
+    outside, inside = references.confidences
     slope = offline_slope(references) if a is None else a
     outside = np.where(np.isnan(outside), inside, outside)
     return _score(target, references, 0.5 * ((1 + slope) * outside + 1 - slope), gamma)
@@ -51,7 +51,7 @@ def rmia_offline(
 
 def offline_slope(references: References) -> float:
     """The a in [0, 1] of p_in = a p_out + 1 - a by least squares, or the paper's."""
-    outside, inside = _confidences(references)
+    outside, inside = references.confidences
     both = ~np.isnan(outside) & ~np.isnan(inside)
     doubt = 1 - outside[both]
     below = float(doubt @ doubt)
@@ -78,24 +78,14 @@ def _score(
     if target.log_confidence.shape[-1] == n:
         # No population: the candidates themselves stand in, and the score is a rank among them.
         return beaten_share(ratio - np.log(gamma), ratio)
-    average = np.exp(references.signals.log_confidence[:, n:]).mean(axis=0)
+    logs = references.signals.log_confidence[:, n:].astype(np.float32)
+    average = np.exp(logs).mean(axis=0, dtype=np.float64)
     population = target.log_confidence[n:] - np.log(average)
     return beaten_share(ratio - np.log(gamma), population)
 
 
 def _online_prior(references: References) -> NDArray[np.float64]:
-    outside, inside = _confidences(references)
+    outside, inside = references.confidences
     outside = np.where(np.isnan(outside), inside, outside)
     inside = np.where(np.isnan(inside), OFFLINE_A * outside + 1 - OFFLINE_A, inside)
     return np.asarray(0.5 * (inside + outside))
-
-
-def _confidences(references: References) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean OUT and IN confidence of each record, (n,) each; NaN without such references."""
-    confidence = np.exp(references.signals.log_confidence[:, : references.signals.pool])
-    inside = references.member.astype(np.float64)
-    total = np.einsum("ij,ij->j", confidence, inside)
-    count = inside.sum(axis=0)
-    others = len(references) - count
-    with np.errstate(invalid="ignore"):
-        return (confidence.sum(axis=0) - total) / others, total / count

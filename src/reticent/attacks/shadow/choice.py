@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from reticent.attacks.shadow.dense import DenseStack
-from reticent.attacks.shadow.stack import LayerStack, LoopStack, Stack, VmapStack
+from reticent.attacks.shadow.stack import (
+    ChannelsLastStack,
+    LayerStack,
+    LoopStack,
+    Stack,
+    VmapStack,
+)
 from reticent.errors import UnsupportedError
 
-KINDS: tuple[type[Stack], ...] = (DenseStack, LayerStack, VmapStack)
+KINDS: tuple[type[Stack], ...] = (DenseStack, ChannelsLastStack, LayerStack, VmapStack)
 """The fastest first; `LoopStack` runs everything."""
 
 _CLOSE = 1e-4

@@ -45,7 +45,8 @@ class Job:
         """How many models are trained at once."""
         if is_estimator(self.architecture):
             return _ESTIMATORS
-        return chunk_size(self.architecture, seed=self.seed)
+        few = torch.from_numpy(self.x[:2])
+        return chunk_size(self.architecture, self.recipe, few, seed=self.seed)
 
 
 def answers(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
-from reticent.attacks.shadow.layers import StackedLayer, stacked_layer
+from reticent.attacks.shadow.layers import StackedConvolution, StackedLayer, stacked_layer
 from reticent.errors import UnsupportedError
 
 
@@ -114,6 +114,25 @@ class LayerStack(Stack):
         return {
             name: value[model] if name in self._stacked else value for name, value in state.items()
         }
+
+
+class ChannelsLastStack(LayerStack):
+    """A `LayerStack` whose images lie channels last in memory: faster, but not for each `forward`.
+
+    Raises `UnsupportedError` without convolutions over images.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__(models)
+        images = [
+            layer
+            for layer in self.layers
+            if isinstance(layer, StackedConvolution) and layer.convolve is functional.conv2d
+        ]
+        if not images:
+            raise UnsupportedError("Not here: a network without convolutions over images.")
+        for layer in images:
+            layer.channels_last = True
 
 
 class VmapStack(Stack):
