@@ -168,17 +168,21 @@ def audit_record_linkage(
     secret: str | None = None,
     generalise: Callable[[Columns], Columns] | None = None,
     undefended: Columns | None = None,
+    people: int = 5_000,
     seed: int = 0,
 ) -> tuple[Finding, ...]:
     """Findings on a table that a register of names can be joined to.
 
-    `truth` (t,) is the release row of each person in the register (-1: not released). The
-    adversary applies the release's public recoding `generalise` to the register, then joins on
-    `quasi_identifiers`: exactly (a person is found with probability 1 / candidates) and by the
-    nearest row; the better of the two for the release as a whole is chosen on one half of the
-    people and judged on the other. `undefended` is the table before it was recoded, for the
-    ceiling. With `secret`, a second finding: the most frequent secret among a person's candidates
-    against the most frequent one of the release.
+    `truth` (t,) is the release row of each person in the register (-1: not released); at most
+    `people` of the released ones are tried. The adversary applies the release's public recoding
+    `generalise` to the register, then joins on `quasi_identifiers`: exactly (a person is found
+    with probability 1 / candidates) and by the nearest row; the better of the two for the release
+    as a whole is chosen on one half of the people and judged on the other. `undefended` is the
+    table before it was recoded, for the ceiling.
+
+    With `secret`, a second finding: the most frequent secret among a person's candidates against
+    the most frequent one of the release. What a class tells about all its kind is in it;
+    `audit_released_table` takes that off with a control group.
     """
     size = rows_of(release, quasi_identifiers)
     count = rows_of(register, quasi_identifiers)
@@ -188,20 +192,20 @@ def audit_record_linkage(
             f"got shape={truth.shape}."
         )
     rng = seeded(seed, 331)
-    people = np.flatnonzero(truth >= 0)
-    if len(people) < 4:
-        raise DataError(f"Expected 4 released people or more, got {len(people)}.")
-    people = rng.permutation(people)
-    half = len(people) // 2
-    own = truth[people]
-    asked = take(register, people)
+    there = np.flatnonzero(truth >= 0)
+    if len(there) < 4:
+        raise DataError(f"Expected 4 released people or more, got {len(there)}.")
+    chosen_people = rng.permutation(there)[: max(4, people)]
+    half = len(chosen_people) // 2
+    own = truth[chosen_people]
+    asked = take(register, chosen_people)
     seen = asked if generalise is None else generalise(asked)
     ways = {
         "exact": _exact_hits(release, seen, own, quasi_identifiers),
         "nearest": (nearest_links(release, seen, quasi_identifiers, rng=rng) == own).astype(float),
     }
     chosen = max(ways, key=lambda way: float(ways[way][:half].mean()))
-    value, ci = wilson(float(ways[chosen][half:].sum()), len(people) - half)
+    value, ci = wilson(float(ways[chosen][half:].sum()), len(own) - half)
     mixed = {name: rng.permutation(np.asarray(release[name])) for name in quasi_identifiers}
     null = _exact_hits(mixed, seen, own, quasi_identifiers)
     ceiling = None
@@ -216,7 +220,7 @@ def audit_record_linkage(
             value=value,
             ci=ci,
             floor=1.0 / size,
-            n=len(people) - half,
+            n=len(own) - half,
             ceiling=ceiling,
             details={
                 "chosen": chosen,

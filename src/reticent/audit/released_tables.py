@@ -21,7 +21,8 @@ from reticent.attacks.release.inference import boosted_guess, nearest_guess, rig
 from reticent.attacks.release.linkability import by_chance, linked
 from reticent.attacks.release.membership import closest_record, density_ratio
 from reticent.attacks.release.table import Columns, Encoding, rows_of, take
-from reticent.audit.risk import area, risk_beyond
+from reticent.audit.rates import Roc, roc
+from reticent.audit.risk import risk_beyond
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import Pillar
 from reticent.random import seeded
@@ -189,7 +190,8 @@ def _blind(
     )
     model.fit(np.concatenate([part[:cut] for part in rows]), np.repeat([1, 0], cut))
     scores = [model.predict_proba(part[cut:])[:, 1] for part in rows]
-    value, interval = area(scores[0], scores[1], confidence=_STRICT)
+    curve = _curve(scores[0], scores[1])
+    value, interval = curve.auc, curve.auc_interval(confidence=_STRICT)
     if interval[0] > 0.5:
         raise DataError(
             f"Expected control records drawn like the original; they are told apart without the "
@@ -334,7 +336,7 @@ def _membership(
         density_ratio(release, reference, table, encoding, rng=rng) for table in (members, others)
     ]
     closest = [closest_record(release, table, encoding, rng=rng) for table in (members, others)]
-    smoke, smoke_ci = area(closest[0], closest[1])
+    smoke = _curve(closest[0], closest[1])
     return _Outcome(
         attack=MEMBERSHIP,
         target="density ratio",
@@ -342,7 +344,7 @@ def _membership(
         controls=ratio[1],
         is_area=True,
         details={
-            "distance to closest record": {"area": smoke, "ci": list(smoke_ci)},
+            "distance to closest record": {"area": smoke.auc, "ci": list(smoke.auc_ci)},
             "records at distance 0": {
                 "original": float((closest[0] == 0).mean()),
                 "control": float((closest[1] == 0).mean()),
@@ -394,8 +396,9 @@ def _measured(
 ) -> tuple[float, tuple[float, float], float, float, tuple[float, float], dict[str, Any]]:
     """Value, interval, floor, excess, its interval, and details of one outcome."""
     if outcome.is_area:
-        value, ci = area(outcome.hits, outcome.controls, confidence=confidence)
-        counted = {"control_n": len(outcome.controls)}
+        curve = _curve(outcome.hits, outcome.controls)
+        value, ci = curve.auc, curve.auc_interval(confidence=confidence)
+        counted = {"control_n": len(outcome.controls), **curve.details()}
         return value, ci, 0.5, value - 0.5, (ci[0] - 0.5, ci[1] - 0.5), counted
     risk = risk_beyond(outcome.hits, outcome.controls, confidence=confidence)
     more = dict(risk.details())
@@ -405,3 +408,9 @@ def _measured(
         ]
         more |= {"risk": scaled[0], "risk_ci": scaled[1:], "scaled by": outcome.scale}
     return risk.attack, risk.attack_ci, risk.control, risk.excess, risk.excess_ci, more
+
+
+def _curve(hits: NDArray[np.float64], controls: NDArray[np.float64]) -> Roc:
+    return roc(
+        np.concatenate([hits, controls]), np.repeat([True, False], [len(hits), len(controls)])
+    )

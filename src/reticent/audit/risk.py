@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
 from reticent.attacks.finding import Interval
 from reticent.audit.statistics import CONFIDENCE
@@ -94,27 +93,3 @@ def wilson(
     centre = (rate + z * z / (2 * trials)) / spread
     half = z * math.sqrt(rate * (1 - min(rate, 1)) / trials + z * z / (4 * trials**2)) / spread
     return rate, (max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)))
-
-
-def area(
-    positive: NDArray[np.floating],
-    negative: NDArray[np.floating],
-    *,
-    confidence: float = CONFIDENCE,
-) -> tuple[float, Interval]:
-    """Area under the ROC curve with its interval (DeLong et al. 1988); ties count half.
-
-    The placements' variance is floored at what one flipped pair makes of it, so that perfect
-    separation has an interval too.
-    """
-    n, m = len(positive), len(negative)
-    ranks = rankdata(np.concatenate([positive, negative]))
-    own_p, own_n = rankdata(positive), rankdata(negative)
-    place_p = (ranks[:n] - own_p) / m
-    place_n = 1 - (ranks[n:] - own_n) / n
-    value = float(place_p.mean())
-    variance = (np.var(place_p, ddof=1) if n > 1 else 0.25) / n
-    variance += (np.var(place_n, ddof=1) if m > 1 else 0.25) / m
-    error = max(math.sqrt(float(variance)), 0.5 / min(n, m))
-    half = float(norm.ppf(0.5 + confidence / 2)) * error
-    return value, (max(0.0, value - half), min(1.0, value + half))

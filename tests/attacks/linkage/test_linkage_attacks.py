@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from reticent.attacks.linkage.ratings import Ratings, synthetic_ratings
 from reticent.attacks.linkage.records import class_sizes, exact_links, k_map, nearest_links
 from reticent.attacks.linkage.scoreboard import Scoreboard
+from reticent.data.embedded import adult_columns
 from reticent.errors import ConfigError, DataError
 
 
@@ -124,3 +126,18 @@ def test_the_nearest_row_survives_perturbation_where_equality_does_not() -> None
     assert exact_links(release, register, tuple(register)).candidates.sum() == 0
     rows = nearest_links(release, register, tuple(register), rng=rng)
     assert (rows == np.arange(400)).mean() > 0.99
+
+
+def test_nearly_half_of_the_census_training_rows_are_unique_on_eight_columns() -> None:
+    """Adult's eight usual quasi-identifiers, beside a plain count of equal rows."""
+    columns = adult_columns()
+    part = columns["part"] == "train"
+    names = (
+        "age", "workclass", "education-num", "marital-status", "occupation", "race", "sex",
+        "native-country",
+    )  # fmt: skip
+    sizes = class_sizes({name: columns[name][part] for name in names}, names)
+    rows = list(zip(*(columns[name][part].tolist() for name in names), strict=True))
+    counted = Counter(rows)
+    assert sizes.tolist() == [counted[row] for row in rows]
+    assert (sizes == 1).mean() == pytest.approx(0.465, abs=0.0005)
