@@ -213,7 +213,7 @@ def _sparse_directions(
         pool = pool[np.argsort(-sparsity, kind="stable")][: 8 * batch]
         sparsest = _independent(pool, batch)
         if not np.array_equal(sparsest, best):
-            best, settled = sparsest, max(2 * spent, 16 << (batch - 1))
+            best, settled = sparsest, max(2 * spent, 64 << (batch - 1))
         if len(best) == batch and spent >= settled:
             zeros = np.sort((np.abs(best @ unit.T) < _QUIET).sum(axis=1))
             if 3 * zeros[0] > zeros[-1]:
