@@ -82,6 +82,7 @@ class ShadowBank:
         count: int,
         seed: int,
         processes: int = 1,
+        cluster: bool = False,
         progress: Callable[[float], None] | None = None,
         folder: Path | None = None,
     ) -> Self:
@@ -90,9 +91,9 @@ class ShadowBank:
         `architecture` is an untrained network, a function that makes one, or a scikit-learn
         classifier (of the recipe, only `size` is used then: its own parameters say the rest).
         Model i depends on `seed` and i alone. `processes` > 1 spreads chunks of models over
-        processes of one thread each. Finished chunks are kept in `folder`, if given, and used
-        again by a run that was interrupted; `ConfigError` says what differs where they belong to
-        another bank.
+        processes of one thread each, `cluster` over the machines of a Ray cluster. Finished chunks
+        are kept in `folder`, if given, and used again by a run that was interrupted; `ConfigError`
+        says what differs where they belong to another bank.
         """
         if population is not None and population.x.shape[1:] != pool.x.shape[1:]:
             raise DataError(
@@ -106,7 +107,12 @@ class ShadowBank:
             x, y = np.concatenate([x, population.x]), np.concatenate([y, population.y])
         job = Job(architecture=architecture, recipe=recipe, x=x, y=y, member=member, seed=seed)
         found = answers(
-            job, processes=processes, progress=progress, folder=folder, identity=identity
+            job,
+            processes=processes,
+            cluster=cluster,
+            progress=progress,
+            folder=folder,
+            identity=identity,
         )
         return cls(
             member=member, log_probabilities=found, y=y, recipe=recipe, digest=digest_of(identity)

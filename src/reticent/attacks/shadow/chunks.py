@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from reticent.attacks.shadow.cluster import spread
 from reticent.attacks.shadow.estimators import (
     estimator_log_probabilities,
     fit_estimator,
@@ -53,6 +54,7 @@ def answers(
     job: Job,
     *,
     processes: int,
+    cluster: bool,
     progress: Callable[[float], None] | None,
     folder: Path | None,
     identity: Identity,
@@ -74,7 +76,8 @@ def answers(
         if path is not None and path.is_file():
             found[start] = read_arrays(path)[0]["log_probabilities"]
     left = [start for start in starts if start not in found]
-    for start, made in _made(job, left, size, processes):
+    made_now = _on_cluster(job, left, size) if cluster else _made(job, left, size, processes)
+    for start, made in made_now:
         found[start] = made
         path = _path(folder, start, size)
         if path is not None:
@@ -125,6 +128,18 @@ def _made(
         min(processes, len(starts)), mp_context=context, initializer=_start, initargs=(job, size)
     ) as pool:
         yield from zip(starts, pool.map(_work, starts), strict=True)
+
+
+def _on_cluster(
+    job: Job, starts: list[int], size: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    return spread(_work_of, (job, size), starts)
+
+
+def _work_of(given: tuple[Job, int], start: int) -> NDArray[np.float32]:
+    torch.set_num_threads(1)
+    job, size = given
+    return chunk_answers(job, start, size)
 
 
 _given: list[tuple[Job, int]] = []
