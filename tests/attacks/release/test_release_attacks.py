@@ -41,6 +41,17 @@ def test_points_put_numbers_and_categories_on_one_scale() -> None:
     np.testing.assert_allclose(apart, expected, rtol=1e-5)
 
 
+def test_many_categories_take_no_more_room_and_stay_apart() -> None:
+    postcodes = {"zip": np.array([f"{code:05d}" for code in range(3000)])}
+    points = Encoding.of(postcodes).points(postcodes)
+    assert points.shape == (3000, 128)
+    apart = ((points[:200, None] - points[None, 200:400]) ** 2).sum(axis=2)
+    assert 0.5 < apart.min() < apart.max() < 1.6
+    rows, gaps = nearest(points[:50], points, 1, np.random.default_rng(0))
+    np.testing.assert_array_equal(rows[:, 0], np.arange(50))
+    assert (gaps == 0).all()
+
+
 def test_tables_that_cannot_be_compared_are_refused() -> None:
     table = people(20, 0)
     with pytest.raises(DataError, match="columns"):

@@ -27,6 +27,7 @@ def nearest(
     order = rng.permutation(len(points))
     known = points[order]
     norms = np.einsum("ij,ij->i", known, known)
+    doubled = np.ascontiguousarray(-2 * known.T)
     blocks = -(-len(known) // _BLOCK)
     kept = min(count + _SPARE, len(known))
     rows: list[NDArray[np.int64]] = []
@@ -36,7 +37,7 @@ def nearest(
         asked = queries[start : start + step]
         near = np.full((len(asked), blocks * _BLOCK), np.inf, dtype=np.float32)
         # The query's own norm is the same for all points: it changes no order.
-        np.matmul(asked, -2 * known.T, out=near[:, : len(known)])
+        np.matmul(asked, doubled, out=near[:, : len(known)])
         near[:, : len(known)] += norms
         found = _least(near, kept)
         # Single precision chose the short list; double precision orders it.

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reticent.errors import DataError
+from reticent.random import seeded
 
 Columns = Mapping[str, NDArray[Any]]
 UNKNOWN = -1.0
 """The code of a category that the encoding never met."""
 _NUMERIC = "iuf"
+_MOST_PLACES = 256
+_DIMENSIONS = 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +76,8 @@ class Encoding:
 
         A number counts in units of two standard deviations; two different categories are a
         distance of 1 apart, a category never met too (after the heterogeneous metric of Wilson
-        and Martinez 1997, section 2.3).
+        and Martinez 1997, section 2.3). Columns of more than 256 categories get fixed random
+        directions in 128 dimensions instead of one each: different ones are then about 1 apart.
         """
         wanted = self.names if names is None else tuple(names)
         coded, parts = self.codes(table, wanted), []
@@ -82,11 +86,9 @@ class Encoding:
             if name in self.scales:
                 parts.append((values / (2 * self.scales[name])).astype(np.float32)[:, None])
                 continue
-            count = len(self.categories[name]) + 1
-            hot = np.zeros((len(values), count), dtype=np.float32)
             # The last place is for unknown categories: index -1 lands there.
-            hot[np.arange(len(values)), values.astype(np.int64)] = np.sqrt(0.5)
-            parts.append(hot)
+            count = len(self.categories[name]) + 1
+            parts.append(_places(count)[values.astype(np.int64)])
         return np.hstack(parts)
 
 
@@ -127,6 +129,15 @@ def equivalence_classes(codes: NDArray[np.float64]) -> NDArray[np.int64]:
         found = np.unique(found * (int(values.max()) + 1) + values, return_inverse=True)[1]
         found = found.reshape(-1)
     return found.astype(np.int64)
+
+
+def _places(count: int) -> NDArray[np.float32]:
+    """A point (count, d) per category, any two at squared distance 1, or about 1 if many."""
+    if count <= _MOST_PLACES + 1:
+        return np.eye(count, dtype=np.float32) * np.float32(np.sqrt(0.5))
+    turned = seeded(count, 391).standard_normal((count, _DIMENSIONS))
+    turned /= np.sqrt(2) * np.linalg.norm(turned, axis=1, keepdims=True)
+    return turned.astype(np.float32)
 
 
 def _as_text(values: NDArray[Any]) -> NDArray[np.str_]:
