@@ -272,7 +272,11 @@ def _miface(model: nn.Module, public: np.ndarray) -> tuple[np.ndarray, float] | 
     except ImportError:
         return None
     wrapped = PyTorchClassifier(
-        model, loss=nn.CrossEntropyLoss(), input_shape=public.shape[1:], nb_classes=5
+        model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=public.shape[1:],
+        nb_classes=5,
+        clip_values=(0, 1),
     )
     attack = MIFace(wrapped, max_iter=1000, threshold=1.0, verbose=False)
     start = np.repeat(public.mean(axis=0)[None], 5, axis=0)
