@@ -25,6 +25,7 @@ Box = tuple[float, float]
 _SCALE = 1e4
 _EXACT = 1e-10
 """A mismatch below which another start can't do better in float32 gradients."""
+_NEAR = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class GradientMatching:
     "cosine" minimises 1 - cosine + `total_variation` * TV with Adam on the gradient's sign
     (Geiping et al. 2020, section 4 and appendix). Euclidean is exact on smooth small networks; a
     ReLU network's gradient jumps as neurons switch, where only cosine gets pictures out. The best
-    of `starts` random starts is kept, by the mismatch that the attacker sees.
+    of `starts` random starts is kept, by the mismatch that the attacker sees; one that is near is
+    continued instead.
     """
 
     objective: Literal["euclidean", "cosine"] = "euclidean"
@@ -96,6 +98,9 @@ class FittedMatch:
         for start in range(attack.starts):
             rng = seeded(self.seed, 139, place + 1, start + 1)
             first = rng.uniform(*attack.box, (update.batch, *self.shape))
+            if attack.objective == "euclidean" and best is not None and least < _NEAR:
+                # It was on its way when the steps ran out: go on from there.
+                first = best
             search = _descend if attack.objective == "euclidean" else _walk
             found = search(puzzle, first, attack)
             mismatch = puzzle.mismatch(found)
