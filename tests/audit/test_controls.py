@@ -5,7 +5,7 @@ import pytest
 import torch
 from attack_views import gaussian, view
 
-from reticent.attacks.attribute.inference import attack_attribute
+from reticent.attacks.attribute.inference import FAMILIES, attack_attribute
 from reticent.audit.attribute import judge
 from reticent.audit.controls import Plant, controls, label_only, plant, shuffled
 
@@ -39,6 +39,31 @@ def test_a_leak_planted_under_noise_and_in_codes_is_caught() -> None:
         assert [control.name for control in made if control.leaky] == ["planted: quiet direction"]
         assert all(control.passed for control in made), made
     assert plant(codes, "secret").alphabet == 8
+
+
+def test_a_planted_code_counts_as_found_where_the_attacker_could_have_met_it() -> None:
+    """16 codes split by 30 people, 400 records: a third of the cells never occur in training."""
+
+    def codes(rng, label, value):
+        return (4 * label + rng.integers(4, size=len(label)))[:, None].astype(np.float32)
+
+    server = view(codes, secret="identity", users=30, alphabet=16, sizes=(400, 300, 900))
+    planted = plant(server, "secret")
+    met = np.isin(planted.test.features, planted.attacker_train.features).mean()
+    assert 0.3 < met < 0.8
+    leaky, *clean = controls(server, attribute="secret")
+    assert leaky.passed, leaky
+    assert leaky.finding.excess < 0.9 * (1 - leaky.finding.floor)
+    assert all(control.passed for control in clean)
+
+
+def test_a_code_table_that_learns_nothing_fails_the_control(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FAMILIES, "count table", lambda material, seed: None)  # type: ignore[index]
+    codes = view(lambda rng, label, value: label[:, None].astype(np.float32), alphabet=4)
+    leaky, *_rest = controls(codes, attribute="secret")
+    assert not leaky.passed
 
 
 def test_a_suite_without_power_fails_the_positive_control() -> None:

@@ -34,9 +34,11 @@ class Plant(StrEnum):
 class Control:
     """One control: what was expected of the audit, what it found, and whether that agrees.
 
-    `leaky` controls pass when the excess is at least half of what perfect inference would give;
-    the others pass when the 99 % interval of the excess reaches down to 0 (so a sound suite fails
-    one of them in about 200 by chance).
+    `leaky` controls pass when the excess is at least half of what perfect inference would give (on
+    a finite alphabet: perfect inference from the codes that the attacker's records hold, since
+    nobody can count what never occurred) and its 99 % interval lies above 0; the others pass when
+    the 99 % interval of the excess reaches down to 0 (so a sound suite fails one of them in about
+    200 by chance).
     """
 
     name: str
@@ -84,9 +86,16 @@ def _control(
     finding = judged.finding()
     excess, interval = judged.balanced.difference(0, 1, confidence=_CONFIDENCE)
     seen = interval[0] > 0
-    found = seen and excess >= 0.5 * (1 - finding.floor)
+    found = seen and excess >= 0.5 * _met(view) * (1 - finding.floor)
     passed = found if leaky else not seen
     return Control(name=name, leaky=leaky, finding=finding, passed=passed)
+
+
+def _met(view: ServerView) -> float:
+    """Share of test records whose code occurs in the attacker's records; 1 for real features."""
+    if view.alphabet is None:
+        return 1.0
+    return float(np.isin(view.test.features, view.attacker_train.features).mean())
 
 
 def plant(
