@@ -182,3 +182,15 @@ def test_the_digest_of_a_recipe_tells_every_field_apart() -> None:
     others = [TrainingRecipe(size=11), TrainingRecipe(size=10, momentum=0.5)]
     assert len({base.digest(), *(other.digest() for other in others)}) == 3
     assert base.digest() == TrainingRecipe(size=10).digest()
+
+
+def test_probabilities_rounded_to_two_decimals_are_probabilities() -> None:
+    """A service that rounds is a service still; what it answers is made to sum to one again."""
+    rng = np.random.default_rng(0)
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        return np.round(np.random.default_rng(1).dirichlet(np.ones(10), len(x)), 2)
+
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    target = Victim.of_function(rounded, sample=x).at_scores()
+    assert np.allclose(np.exp(target.predict_scores(x)).sum(axis=1), 1)
