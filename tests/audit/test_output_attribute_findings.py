@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 
 from reticent.attacks.attribute.imputation import Sensitive
 from reticent.attacks.finding import Finding
@@ -169,3 +170,22 @@ def test_a_model_of_ones_own_teaches_how_members_are_answered() -> None:
     few = People(records=own.records.take(np.arange(300)), attribute=own.attribute[:300])
     with pytest.raises(DataError, match="700 own records"):
         audit_output_attributes(victim, members, others, few, sensitive=BIT, access=Access.SHADOW)
+
+
+def test_whoever_sees_the_answer_a_person_got_matches_it() -> None:
+    """Every tried value gives its own scores, so the observed ones name the true value."""
+    members, others, own = (people(500, seed, effect=1.0) for seed in (15, 16, 17))
+    model = LogisticRegression().fit(members.records.x, members.records.y)
+    victim = Victim.of_estimator(model, sample=members.records.x)
+    found = by_target(
+        audit_output_attributes(
+            victim, members, others, own, sensitive=BIT, families=("boosting",), observed=True
+        )
+    )
+    for group in ("members", "non-members"):
+        one = found[f"attribute of {group}"]
+        assert one.value > 0.9
+        assert one.excess_ci[0] > 0.1
+        assert one.details["without own records"]["matching"]["value"] == 1.0
+    with pytest.raises(ConfigError, match="sensitive"):
+        audit_output_attributes(victim, members, others, own, observed=True)

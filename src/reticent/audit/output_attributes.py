@@ -7,7 +7,7 @@ learnt; only the gap between them is a leak of the training records.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,14 @@ from reticent.attacks.attribute.outputs import (
     ask,
     confidence_guess,
     label_guess,
+    matching_guess,
     posterior_guess,
 )
 from reticent.attacks.finding import Finding
 from reticent.attacks.shadow.estimators import fit_estimator, is_estimator
 from reticent.attacks.shadow.training import train_models
 from reticent.attacks.spec import Access, Labelled
-from reticent.attacks.target import Victim
+from reticent.attacks.target import LabelTarget, ScoreTarget, Victim
 from reticent.audit.statistics import Bootstrap, bootstrap_balanced, expanded_interval
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import CLIENT, Pillar
@@ -64,6 +65,7 @@ def audit_output_attributes(
     name: str = "attribute",
     sensitive: Sensitive | None = None,
     access: Access = Access.SCORES,
+    observed: bool = False,
     requests: Sequence[int] = (1,),
     families: Sequence[str] = FAMILIES,
     seed: int = 0,
@@ -81,6 +83,9 @@ def audit_output_attributes(
     about records that it was trained on. The gap's value and floor are the members' and the
     others' excess for the trained attackers; where values can be tried there is a second gap, of
     guessing by confidence, which needs no records: there they are the two accuracies.
+
+    With `observed` the adversary also saw the answer that each person got to the true record, and
+    may compare it with those to the tried values.
 
     Positive control, also the ceiling: the same attack with the attribute written into an answer.
     Negative control: answers dealt to other people. Raises `DataError` where an attribute column
@@ -100,11 +105,19 @@ def audit_output_attributes(
     if progress is not None:
         progress(f"attribute inference from outputs: {name}, {len(tested)} people")
     target = victim.at_label() if access is Access.LABEL else victim.at_scores()
+    if observed and sensitive is None:
+        raise ConfigError("Expected sensitive beside observed: nothing else could be tried.")
+
+    def seen(asked: ScoreTarget | LabelTarget, people: Labelled) -> NDArray[np.float64] | None:
+        return ask(asked, people, None, access=access).logs[:, 0] if observed else None
+
     answers = ask(target, tested, sensitive, access=access)
+    answers = replace(answers, seen=seen(target, tested))
     if access is Access.SHADOW:
-        of_own = _shadow_answers(victim, own, sensitive, seed)
+        of_own = _shadow_answers(victim, own, sensitive, seed, observed=observed)
     else:
         of_own = ask(target, own.records, sensitive, access=access)
+        of_own = replace(of_own, seen=seen(target, own.records))
 
     def attack(outputs: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> AttributeScores:
         return impute(
@@ -196,7 +209,9 @@ def _joined(
     )
 
 
-def _shadow_answers(victim: Victim, own: People, sensitive: Sensitive | None, seed: int) -> Answers:
+def _shadow_answers(
+    victim: Victim, own: People, sensitive: Sensitive | None, seed: int, *, observed: bool
+) -> Answers:
     """Answers about each of `own` by a model trained as the victim was, and on that person too.
 
     As few models as it takes for everybody to be a member of one; the last one's set is filled up
@@ -214,6 +229,7 @@ def _shadow_answers(victim: Victim, own: People, sensitive: Sensitive | None, se
     starts = [min(start, count - size) for start in range(0, count, size)]
     masks = np.stack([np.isin(np.arange(count), mixed[start : start + size]) for start in starts])
     sample, logs = own.records.x[:32], None
+    seen = np.empty((count, victim.classes)) if observed else None
     models = (
         (
             fit_estimator(
@@ -234,8 +250,10 @@ def _shadow_answers(victim: Victim, own: People, sensitive: Sensitive | None, se
         if logs is None:
             logs = np.empty((count, *told.shape[1:]))
         logs[mask] = told
+        if seen is not None:
+            seen[mask] = ask(trained.at_scores(), own.records.take(mask), None).logs[:, 0]
     assert logs is not None
-    return Answers(logs=logs, graded=True)
+    return Answers(logs=logs, graded=True, seen=seen)
 
 
 def _planted(outputs: NDArray[np.float32], values: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -284,6 +302,8 @@ def _direct(
         return {}
     made = {"confidence": confidence_guess(answers, people.y)}
     made["labels"] = label_guess(answers, people, sensitive, seed=seed)
+    if answers.seen is not None:
+        made["matching"] = matching_guess(answers)
     if answers.graded and len(log_prior) == len(sensitive.values):
         made["posterior"] = posterior_guess(answers, people.y, log_prior)
     return made

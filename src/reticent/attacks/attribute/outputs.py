@@ -35,10 +35,13 @@ class Answers:
     """What the model said of n people: log-probabilities (n, k, C), k = 1 where none was varied.
 
     At label level the answered class has log-probability 0 and the others -1: `graded` is False.
+    `seen` (n, C) is the answer that each person got to the true record, where the adversary
+    observes it.
     """
 
     logs: NDArray[np.float64]
     graded: bool
+    seen: NDArray[np.float64] | None = None
 
     def columns(self, y: NDArray[np.int64]) -> NDArray[np.float32]:
         """The answers as columns (n, d), with how well each tried value explains the label `y`."""
@@ -46,7 +49,19 @@ class Answers:
         if self.logs.shape[1] == 1:
             return flat.astype(np.float32)
         fit = self.explained(y)
-        return np.hstack([flat, fit - fit.mean(axis=1, keepdims=True)]).astype(np.float32)
+        parts = [flat, fit - fit.mean(axis=1, keepdims=True)]
+        if self.seen is not None:
+            parts += [self.seen, np.log(self.apart() + 1e-6)]
+        return np.hstack(parts).astype(np.float32)
+
+    def apart(self) -> NDArray[np.float64]:
+        """How far (n, k) the observed answer is from that to each tried value, in nats.
+
+        Raises `DataError` where no answer was observed.
+        """
+        if self.seen is None:
+            raise DataError("Expected an observed answer, got none.")
+        return np.asarray(np.abs(self.logs - self.seen[:, None]).max(axis=2))
 
     def explained(self, y: NDArray[np.int64]) -> NDArray[np.float64]:
         """The log-probability (n, k) of the public label under each tried value."""
@@ -76,6 +91,11 @@ def ask(
     if not isinstance(target, ScoreTarget):
         raise DataError(f"Expected a target that gives scores, got one of level {target.access}.")
     return Answers(logs=np.stack([target.predict_scores(x) for x in tried], axis=1), graded=True)
+
+
+def matching_guess(answers: Answers) -> NDArray[np.int64]:
+    """Values (n,) whose tried answer is the observed one: where values matter, they are told."""
+    return np.asarray(answers.apart().argmin(axis=1), dtype=np.int64)
 
 
 def confidence_guess(answers: Answers, y: NDArray[np.int64]) -> NDArray[np.int64]:
