@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from reticent.errors import ConfigError, UnsupportedError
+from reticent.training.dp_sgd.attention import attention
 from reticent.training.dp_sgd.batch import Batch
+from reticent.training.dp_sgd.fallback import fallback
 from reticent.training.dp_sgd.rules import Rule, check_supported, rule_for
 from reticent.training.dp_sgd.tuning import Tuner
 
@@ -153,16 +155,22 @@ class Engine:
 
 
 def plan(model: nn.Module) -> list[tuple[nn.Module, Rule]]:
-    """Every module that owns trainable parameters, with its rule."""
+    """Every module that owns trainable parameters, with its rule.
+
+    A module with a rule answers for its own parameters, attention also for its output projection;
+    a module without one answers, by the fallback, for everything below it.
+    """
     found: list[tuple[nn.Module, Rule]] = []
+    taken: set[nn.Module] = set()
     for name, module in model.named_modules():
-        if not any(p is not None and p.requires_grad for p in module._parameters.values()):
-            continue
         check_supported(name, module)
+        owns = any(p is not None and p.requires_grad for p in module._parameters.values())
         rule = rule_for(module)
-        if rule is None:
-            raise UnsupportedError(f"No rule for {type(module).__name__} at {name!r} yet.")
-        found.append((module, rule))
+        whole = rule is attention and any(p.requires_grad for p in module.parameters())
+        if module in taken or not (owns or whole):
+            continue
+        found.append((module, rule or fallback))
+        taken.update(module.modules())
     return found
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reticent.errors import UnsupportedError
+from reticent.training.dp_sgd.attention import attention, is_plain
 from reticent.training.dp_sgd.batch import WHOLE, Batch
 from reticent.training.dp_sgd.convolution import Geometry
+from reticent.training.dp_sgd.recurrent import gru, lstm
 from reticent.training.dp_sgd.taps import (
     ConvolutionTap,
     EmbeddingTap,
@@ -32,7 +34,7 @@ class Rule(Protocol):
 def linear(module: nn.Linear, batch: Batch, inputs: Tensor) -> Tensor:
     """`nn.Linear`."""
     batch.check_batch_first(inputs, "Linear")
-    return apply(LinearTap, inputs, module.weight, module.bias, WHOLE, batch)
+    return apply(LinearTap, inputs, module.weight, module.bias, WHOLE, WHOLE, batch)
 
 
 def convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, batch: Batch, inputs: Tensor) -> Tensor:
@@ -125,6 +127,7 @@ _RULES: dict[Callable[..., Any], Rule] = {
     nn.RMSNorm.forward: rms_norm,
 }
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_RECURRENT: dict[Callable[..., Any], Rule] = {nn.LSTM.forward: lstm, nn.GRU.forward: gru}
 _OWN_NAMES = {"weight", "bias"}
 
 
@@ -134,13 +137,23 @@ def rule_for(module: nn.Module) -> Rule | None:
     A subclass counts only with its base's own forward pass, and only where weight and bias are
     plain parameters: `torch.nn.utils.parametrize` and `weight_norm` make them results of others.
     """
-    if set(module._parameters) - _OWN_NAMES or hasattr(module, "parametrizations"):
+    if hasattr(module, "parametrizations"):
+        return None
+    if _has_forward_of(module, nn.MultiheadAttention):
+        return attention if is_plain(cast(nn.MultiheadAttention, module)) else None
+    if isinstance(module, nn.LSTM | nn.GRU) and not module.proj_size:
+        return _RECURRENT.get(type(module).forward)
+    if set(module._parameters) - _OWN_NAMES:
         return None
     if isinstance(module, nn.GroupNorm | nn.RMSNorm) and module._parameters["weight"] is None:
         return None
     if isinstance(module, _INSTANCE_NORMS) and not module.track_running_stats:
         return instance_norm
     return _RULES.get(type(module).forward)
+
+
+def _has_forward_of(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(module).forward is kind.forward
 
 
 def check_supported(name: str, module: nn.Module) -> None:

@@ -26,20 +26,22 @@ def note_linear(
     weight: nn.Parameter | None,
     bias: nn.Parameter | None,
     part: Part = WHOLE,
+    bias_part: Part | None = None,
 ) -> None:
     """Note the use of `weight` and `bias` where they are trained; inputs (B, ..., I)."""
+    bias_part = bias_part or part
     trains_bias = bias is not None and bias.requires_grad
     if inputs.dim() == 2:
         if weight is not None and weight.requires_grad:
             batch.add(weight, Outer(inputs, outputs), part)
         if bias is not None and trains_bias:
-            batch.add(bias, Direct(outputs), part)
+            batch.add(bias, Direct(outputs), bias_part)
         return
     inputs, outputs = _sequence(inputs), _sequence(outputs)
     if weight is not None and weight.requires_grad:
         batch.add(weight, Sequence(inputs, outputs, batch.tuner), part)
     if bias is not None and trains_bias:
-        batch.add(bias, Direct(outputs.sum(1)), part)
+        batch.add(bias, Direct(outputs.sum(1)), bias_part)
 
 
 def _sequence(values: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def apply(tap: type[torch.autograd.Function], *args: Any) -> Tensor:
 
 
 class LinearTap(torch.autograd.Function):
-    """x W^T + b, or with rows `part` of W and b only."""
+    """x W^T + b, or with some rows of W and b only."""
 
     @staticmethod
     def forward(
@@ -71,24 +73,28 @@ class LinearTap(torch.autograd.Function):
         weight: nn.Parameter,
         bias: nn.Parameter | None,
         part: Part,
+        bias_part: Part,
         batch: Batch,
     ) -> Tensor:
         """Shapes: (B, ..., I) to (B, ..., O)."""
         ctx.save_for_backward(inputs)
-        ctx.weight, ctx.bias, ctx.part, ctx.batch = weight, bias, part, batch
-        rows = slice(part.start, part.stop)
-        ctx.rows = weight if part is WHOLE else weight[rows]
-        offset = bias if bias is None or part is WHOLE else bias[rows]
+        ctx.noted = (weight, bias, part, bias_part)
+        ctx.batch = batch
+        ctx.rows = _rows(weight, part)
+        offset = None if bias is None else _rows(bias, bias_part)
         return _owned(functional.linear(inputs, ctx.rows, offset))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """The input's gradient, where somebody asks for it."""
         (outputs,) = grads
-        inputs = ctx.saved_tensors[0].detach()
-        note_linear(ctx.batch, inputs, outputs, ctx.weight, ctx.bias, ctx.part)
+        note_linear(ctx.batch, ctx.saved_tensors[0].detach(), outputs, *ctx.noted)
         gradient = torch.matmul(outputs, ctx.rows) if ctx.needs_input_grad[0] else None
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
+
+
+def _rows(parameter: nn.Parameter, part: Part) -> Tensor:
+    return parameter if part is WHOLE else parameter[part.start : part.stop]
 
 
 class ConvolutionTap(torch.autograd.Function):
