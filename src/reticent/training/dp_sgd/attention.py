@@ -59,7 +59,7 @@ def _project(
     """Queries, keys, values, each (B, T, E)."""
     width, bias = module.embed_dim, module.in_proj_bias
     given = [query, key, value]
-    if not module._qkv_same_embed_dim:
+    if getattr(module, "in_proj_weight", None) is None:
         weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
         return [
             apply(

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import nn
 
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 _MOST_GROUPS = 32
 
 
@@ -18,16 +19,16 @@ def without_batch_norm(model: nn.Module) -> nn.Module:
     (Wu and He 2018 take 32). A trained model has to be trained further: the statistics differ.
     """
     made = copy.deepcopy(model)
-    if isinstance(made, nn.modules.batchnorm._BatchNorm):
+    if isinstance(made, BatchNorm):
         return _group_norm(made)
     for module in list(made.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            if isinstance(child, BatchNorm):
                 setattr(module, name, _group_norm(child))
     return made
 
 
-def _group_norm(norm: nn.modules.batchnorm._BatchNorm) -> nn.GroupNorm:
+def _group_norm(norm: BatchNorm) -> nn.GroupNorm:
     groups = math.gcd(norm.num_features, _MOST_GROUPS)
     made = nn.GroupNorm(groups, norm.num_features, eps=norm.eps, affine=norm.affine)
     if norm.affine:

@@ -164,7 +164,7 @@ def plan(model: nn.Module) -> list[tuple[nn.Module, Rule]]:
     taken: set[nn.Module] = set()
     for name, module in model.named_modules():
         check_supported(name, module)
-        owns = any(p is not None and p.requires_grad for p in module._parameters.values())
+        owns = any(p.requires_grad for p in module.parameters(recurse=False))
         rule = rule_for(module)
         whole = rule is attention and any(p.requires_grad for p in module.parameters())
         if module in taken or not (owns or whole):

@@ -11,6 +11,7 @@ from torch.nn import functional
 from reticent.errors import UnsupportedError
 from reticent.training.dp_sgd.attention import attention, is_plain
 from reticent.training.dp_sgd.batch import WHOLE, Batch
+from reticent.training.dp_sgd.batch_norm import BatchNorm
 from reticent.training.dp_sgd.convolution import Geometry
 from reticent.training.dp_sgd.recurrent import gru, lstm
 from reticent.training.dp_sgd.taps import (
@@ -143,9 +144,9 @@ def rule_for(module: nn.Module) -> Rule | None:
         return attention if is_plain(cast(nn.MultiheadAttention, module)) else None
     if isinstance(module, nn.LSTM | nn.GRU) and not module.proj_size:
         return _RECURRENT.get(type(module).forward)
-    if set(module._parameters) - _OWN_NAMES:
+    if {name for name, _ in module.named_parameters(recurse=False)} - _OWN_NAMES:
         return None
-    if isinstance(module, nn.GroupNorm | nn.RMSNorm) and module._parameters["weight"] is None:
+    if isinstance(module, nn.GroupNorm | nn.RMSNorm) and getattr(module, "weight", None) is None:
         return None
     if isinstance(module, _INSTANCE_NORMS) and not module.track_running_stats:
         return instance_norm
@@ -159,13 +160,13 @@ def _has_forward_of(module: nn.Module, kind: type[nn.Module]) -> bool:
 def check_supported(name: str, module: nn.Module) -> None:
     """Raises `UnsupportedError` for a module that mixes examples or keeps what it saw."""
     kind = type(module).__name__
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+    if isinstance(module, BatchNorm) and module.training:
         raise UnsupportedError(
             f"{kind} at {name!r} in training mode makes every example's gradient depend on the "
             "others: there is no per-example bound, ever. Replace it by GroupNorm with "
             "`without_batch_norm(model)`, or keep it in evaluation mode."
         )
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
+    if isinstance(module, _INSTANCE_NORMS) and module.track_running_stats:
         raise UnsupportedError(
             f"{kind} at {name!r} stores statistics of the data outside of any noise. "
             "Build it with track_running_stats=False."
@@ -177,5 +178,5 @@ def check_supported(name: str, module: nn.Module) -> None:
             f"Embedding at {name!r} rescales by batch content or has sparse gradients. Build it "
             "with max_norm=None, scale_grad_by_freq=False, sparse=False."
         )
-    if any(isinstance(p, nn.UninitializedParameter) for p in module._parameters.values()):
+    if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters(recurse=False)):
         raise UnsupportedError(f"{kind} at {name!r} has no shape yet. Run it once before.")

@@ -50,8 +50,6 @@ def _sequence(values: Tensor) -> Tensor:
 
 def _owned(values: Tensor) -> Tensor:
     """The same memory, no longer a view: autograd forbids in-place use of a tap's view."""
-    if not values._is_view():
-        return values
     where = (values.storage_offset(), values.shape, values.stride())
     return values.new_empty(0).set_(values.untyped_storage(), *where)
 
