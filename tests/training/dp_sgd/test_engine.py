@@ -92,7 +92,7 @@ def test_layers_equal_one_by_one_autograd(name: str) -> None:
     assert_exact(network, x)
 
 
-@pytest.mark.parametrize("strategy", ["gram", "total", "chunked", "image"])
+@pytest.mark.parametrize("strategy", ["gram", "total", "chunked", "image", "shift"])
 @pytest.mark.parametrize("name", ["sequences", "conv1d", "conv2d", "depthwise", "embedding"])
 def test_every_strategy_is_exact(name: str, strategy: str) -> None:
     network, x = LAYERS[name]()
@@ -107,7 +107,7 @@ def test_every_strategy_is_exact(name: str, strategy: str) -> None:
     stride=st.integers(1, 3),
     dilation=st.integers(1, 2),
     padding=st.integers(0, 2),
-    strategy=st.sampled_from(["gram", "total", "chunked", "image"]),
+    strategy=st.sampled_from(["gram", "total", "chunked", "image", "shift"]),
 )
 def test_convolutions_of_any_geometry(
     batch: int,

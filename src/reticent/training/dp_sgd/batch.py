@@ -46,7 +46,6 @@ class Batch:
                 "not merge it with others before a layer that has parameters."
             )
 
-    @torch.no_grad()
     def finish(self) -> None:
         """Bring every parameter's terms into their fewest; call once, after the backward pass."""
         for parameter, parts in self._terms.items():
@@ -57,7 +56,6 @@ class Batch:
                 if len(terms) > 1:
                     parts[part] = join(terms)
 
-    @torch.no_grad()
     def squared_norms(self, groups: Sequence[Sequence[nn.Parameter]]) -> Tensor:
         """Squared norms of each example's gradient in each group, shape (groups, B).
 
@@ -85,15 +83,19 @@ class Batch:
             rows.append(torch.stack(found).sum(0) if found else torch.zeros(self.size))
         return torch.stack(rows)
 
-    @torch.no_grad()
-    def add_weighted(self, parameter: nn.Parameter, weights: Tensor, out: Tensor) -> None:
-        """Add sum_b weights[b] g_b to `out`, of the parameter's shape."""
-        for part, terms in self._terms.get(parameter, {}).items():
+    def add_weighted(
+        self, parameter: nn.Parameter, weights: Tensor, out: Tensor, beta: int = 1
+    ) -> None:
+        """out = beta out + sum_b weights[b] g_b, beta 0 or 1; `out` has the parameter's shape."""
+        parts = self._terms.get(parameter, {})
+        if not beta and WHOLE not in parts:
+            out.zero_()
+            beta = 1
+        for part, terms in parts.items():
             target = out if part is WHOLE else out[part.start : part.stop]
-            for term in terms:
-                term.add_weighted(weights, target)
+            for index, term in enumerate(terms):
+                term.add_weighted(weights, target, 1 if index else beta)
 
-    @torch.no_grad()
     def per_example(self, parameter: nn.Parameter) -> Tensor:
         """Each example's gradient, shape (B, *parameter): for tests and the oracle."""
         parts = self._terms.get(parameter, {})

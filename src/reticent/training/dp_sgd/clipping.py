@@ -84,7 +84,7 @@ class Automatic:
     def factors(self, squared_norms: Tensor) -> Tensor:
         """Normalising factors."""
         norms = squared_norms.double().sqrt_()
-        return _down(self.clip_norm * (1 - MARGIN) / (norms + self.stability))
+        return (self.clip_norm * (1 - MARGIN) / (norms + self.stability)).float()
 
 
 class AdaptiveQuantile:
@@ -123,7 +123,7 @@ class AdaptiveQuantile:
     def votes(self, squared_norms: Tensor, weights: Tensor) -> float:
         """Sum of +1/2 for norms up to C and -1/2 above, over the examples of weight 1."""
         below = squared_norms[0].double().sqrt_() <= self.clip_norm
-        return float(((below.double() - 0.5) * weights).sum())
+        return float(torch.dot(below.double() - 0.5, weights.double()))
 
     def update(self, noisy_votes: float) -> None:
         """Move C after a step; `noisy_votes` has noise of `vote_sigma`."""
@@ -141,19 +141,12 @@ class AdaptiveQuantile:
                 f"Expected vote_sigma > noise_multiplier / 2, got vote_sigma={self.vote_sigma} for "
                 f"noise_multiplier={noise_multiplier}. Raise vote_sigma."
             )
-        return room**-0.5
+        return float(room**-0.5)
 
 
 def _scale(squared_norms: Tensor, bound: float) -> Tensor:
-    norms = squared_norms.double().sqrt_()
-    return _down((bound * (1 - MARGIN) / norms).clamp_(max=1.0))
-
-
-def _down(factors: Tensor) -> Tensor:
-    # A zero gradient has no direction to bound; its factor must not make 0 * infinity.
-    return (
-        factors.nan_to_num_(nan=0.0, posinf=1.0).clamp_(max=torch.finfo(torch.float32).max).float()
-    )
+    target = bound * (1 - MARGIN)
+    return squared_norms.double().sqrt_().clamp_(min=target).reciprocal_().mul_(target).float()
 
 
 def _check(clip_norm: float) -> None:

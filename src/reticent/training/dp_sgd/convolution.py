@@ -19,6 +19,9 @@ from reticent.training.dp_sgd.terms import (
 )
 from reticent.training.dp_sgd.tuning import Tuner
 
+# Patches unfolded at a time: more would leave the cache between unfolding and multiplying.
+_PATCH_FLOATS = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -35,7 +38,8 @@ class Convolution:
 
     Strategies: "total" unfolds patches and keeps the per-example matrices; "chunked" forms them
     a few at a time; "gram" multiplies Gram matrices of the patches; "image" asks PyTorch's own
-    weight gradient for one image after the other.
+    weight gradient for one image after the other; "shift" multiplies shifted images, one product
+    for each place in the kernel.
     """
 
     def __init__(
@@ -44,24 +48,42 @@ class Convolution:
         self.inputs, self.outputs, self.weight = inputs, outputs, weight
         self.geometry, self.tuner = geometry, tuner
         self._total: Tensor | None = None
+        self._shifted: Tensor | None = None
 
     def squared_norms(self, memo: Memo) -> Tensor:
         """By whichever strategy is fastest for these shapes."""
         return self._norms_by(self.tuner.choose(self._key(), self._candidates(), self._trial))
 
-    def add_weighted(self, weights: Tensor, out: Tensor) -> None:
+    def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
         """From the kept matrices, or PyTorch's weight gradient of the scaled outputs."""
         if self._total is not None:
-            out.view(-1).addmv_(self._total.flatten(1).t(), weights)
+            out.view(-1).addmv_(self._total.flatten(1).t(), weights, beta=beta)
             return
-        scaled = self.outputs * weights.view(-1, *(1,) * (self.outputs.dim() - 1))
-        out.add_(self._weight_gradient(self.inputs, scaled))
+        if self._shifted is not None:
+            made = torch.matmul(weights, self._shifted.flatten(2)).view(-1, *self.weight.shape[:2])
+            made = made.permute(1, 2, 0).reshape(self.weight.shape)
+        else:
+            scaled = self.outputs * weights.view(-1, *(1,) * (self.outputs.dim() - 1))
+            made = self._weight_gradient(self.inputs, scaled)
+        if beta:
+            out.add_(made)
+        else:
+            out.copy_(made)
 
     def per_example(self) -> Tensor:
         """(B, O, C / groups, *kernel)."""
         if len(self.geometry.stride) > 2:
             return self._by_image()
-        return self._products(self.inputs, self.outputs).view(-1, *self.weight.shape)
+        total = self.inputs.new_empty(len(self.inputs), *self.weight.shape)
+        groups = self.geometry.groups
+        flat = total.view(len(total) * groups, -1, self.weight[0].numel())
+        step = max(1, _PATCH_FLOATS // self._patch_floats())
+        for start in range(0, len(total), step):
+            here = slice(start, start + step)
+            patches, grouped = self._patches(self.inputs[here]), self._grouped(self.outputs[here])
+            target = flat[start * groups : start * groups + len(patches)]
+            torch.bmm(grouped, patches.transpose(1, 2), out=target)
+        return total
 
     def without(self, rows: Tensor) -> Convolution:
         """Zero both factors."""
@@ -72,15 +94,48 @@ class Convolution:
         if strategy in ("total", "image"):
             self._total = self._by_image() if strategy == "image" else self.per_example()
             return row_squares(self._total.flatten(2))
+        if strategy == "shift":
+            self._shifted = self._by_shift()
+            kept = self._shifted.transpose(0, 1)
+            return row_squares(kept)
         batch, positions = len(self.inputs), self.outputs[0, 0].numel()
-        patches = positions * self.weight[0].numel() * self.geometry.groups
-        largest = max(patches, positions**2 if strategy == "gram" else self.weight.numel())
+        largest = max(
+            self._patch_floats(), positions**2 if strategy == "gram" else self.weight.numel()
+        )
         step = max(1, SCRATCH_FLOATS // largest)
         norms = self._gram_norms if strategy == "gram" else self._product_norms
         if step >= batch:
             return norms(self.inputs, self.outputs)
         pairs = zip(self.inputs.split(step), self.outputs.split(step), strict=True)
         return torch.cat([norms(x, g) for x, g in pairs])
+
+    def _patch_floats(self) -> int:
+        """How many floats one example's patches take."""
+        positions = self.outputs[0, 0].numel()
+        return positions * self.weight[0].numel() * self.geometry.groups
+
+    def _by_shift(self) -> Tensor:
+        """(kernel, B, O, C): one product per place in the kernel, no patches copied.
+
+        With the outputs padded to the inputs' padded row length, moving the kernel by one place is
+        moving a window over the flattened rows: a view.
+        """
+        rows, columns = self.outputs.shape[2:]
+        below, beside = self.geometry.padding
+        down, right = self.geometry.dilation
+        height, width = self.weight.shape[2:]
+        # One more row, because the last window ends beyond the last row.
+        x = functional.pad(self.inputs, (beside, beside, below, below + 1))
+        line = x.shape[3]
+        g = functional.pad(self.outputs, (0, line - columns)).flatten(2)
+        x = x.flatten(2)
+        size, channels = self.inputs.shape[:2]
+        made = x.new_empty(height * width, size, g.shape[1], channels)
+        for place, out in enumerate(made):
+            start = (place // width) * down * line + (place % width) * right
+            window = x[:, :, start : start + rows * line]
+            torch.bmm(g, window.transpose(1, 2), out=out)
+        return made
 
     def _patches(self, inputs: Tensor) -> Tensor:
         """(B * groups, C / groups * kernel, T)."""
@@ -147,7 +202,10 @@ class Convolution:
         names = candidates(batch, positions, self.weight.numel())
         # Beyond this many positions Gram matrices never won a timing.
         names = tuple(name for name in names if name != "gram" or positions <= 400)
-        return (*names, "image") if "total" in names else names
+        if "total" not in names:
+            return names
+        plain = self.geometry.groups == 1 and self.geometry.stride == (1, 1)
+        return (*names, "image", "shift") if plain else (*names, "image")
 
     def _trial(self, strategy: str) -> None:
         inputs, outputs = (
@@ -156,7 +214,7 @@ class Convolution:
         )
         twin = Convolution(inputs, outputs, self.weight.detach(), self.geometry, self.tuner)
         norms = twin._norms_by(strategy)
-        twin.add_weighted(norms, torch.zeros_like(self.weight, requires_grad=False))
+        twin.add_weighted(norms, torch.empty_like(self.weight, requires_grad=False), 0)
 
 
 def convolution_backward(

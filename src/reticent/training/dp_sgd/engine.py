@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from reticent.errors import ConfigError, UnsupportedError
 from reticent.training.dp_sgd.attention import attention
 from reticent.training.dp_sgd.batch import Batch
+from reticent.training.dp_sgd.batch_norm import BatchNorm
 from reticent.training.dp_sgd.fallback import fallback
 from reticent.training.dp_sgd.rules import Rule, check_supported, rule_for
 from reticent.training.dp_sgd.tuning import Tuner
@@ -62,6 +63,12 @@ class Engine:
         self.flat = torch.zeros(sum(p.numel() for p in self.parameters))
         self._views = _views(self.flat, self.parameters)
         self._attach()
+        # What `train()` and `eval()` change between batches.
+        self._watched = [
+            (name, module)
+            for name, module in self.model.named_modules()
+            if isinstance(module, BatchNorm)
+        ]
 
     def _attach(self) -> None:
         found = plan(self.model)
@@ -92,7 +99,7 @@ class Engine:
         """While open, the model's forward and backward passes over `size` examples are noted."""
         if size < 1 or self._recorder.batch is not None:
             raise ConfigError(f"Expected one batch at a time of size >= 1, got size={size}.")
-        for name, module in self.model.named_modules():
+        for name, module in self._watched:
             check_supported(name, module)
         for parameter in self.parameters:
             parameter.grad = None
@@ -118,12 +125,8 @@ class Engine:
                 "but the examples."
             )
         torch.autograd.backward((losses,), (torch.ones_like(losses),))
-        unseen = [
-            name
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad and parameter.grad is not None
-        ]
-        if unseen:
+        if any(parameter.grad is not None for parameter in self.parameters):
+            unseen = [n for n, p in self.model.named_parameters() if p.grad is not None]
             raise UnsupportedError(
                 f"Parameters {unseen} are used outside of the modules that own them: their norms "
                 "would be too small. Call the owning module, or wrap the use in a module."
@@ -135,18 +138,15 @@ class Engine:
         """All parameters as one group, or one group per parameter."""
         return [[p] for p in self.parameters] if per_layer else [self.parameters]
 
-    @torch.no_grad()
     def fill(self, batch: Batch, factors: Tensor, *, add: bool = False) -> None:
         """Write sum_b factors[b] g_b into the flat buffer and point every `.grad` into it.
 
         `factors` has shape (B,), or (groups, B) for one group per parameter. With `add`, on top
         of what the buffer holds (the noise, or earlier parts of the same logical batch).
         """
-        if not add:
-            self.flat.zero_()
         rows = [factors] * len(self.parameters) if factors.dim() == 1 else list(factors)
         for parameter, view, weights in zip(self.parameters, self._views, rows, strict=True):
-            batch.add_weighted(parameter, weights, view)
+            batch.add_weighted(parameter, weights, view, int(add))
 
     def assign(self) -> None:
         """Point every parameter's `.grad` into the flat buffer."""

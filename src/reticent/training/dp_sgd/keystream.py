@@ -35,11 +35,11 @@ class KeyStream:
     def words32(self, count: int) -> NDArray[np.uint32]:
         """`count` uniform 32-bit words."""
         words = np.empty(count, dtype=np.uint32)
-        self.bytes_into(memoryview(words).cast("B"))
+        self.bytes_into(words.view(np.uint8).data)
         return words
 
     def words64(self, count: int) -> Tensor:
         """`count` uniform 64-bit words as int64."""
         words = np.empty(count, dtype=np.int64)
-        self.bytes_into(memoryview(words).cast("B"))
+        self.bytes_into(words.view(np.uint8).data)
         return torch.from_numpy(words)

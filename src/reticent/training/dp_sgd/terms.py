@@ -33,8 +33,8 @@ class Term(Protocol):
     def squared_norms(self, memo: Memo) -> Tensor:
         """||g_b||^2, shape (B,), never too small by more than rounding."""
 
-    def add_weighted(self, weights: Tensor, out: Tensor) -> None:
-        """Add sum_b weights[b] g_b to `out`, which has the parameter's shape."""
+    def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
+        """out = beta out + sum_b weights[b] g_b, beta 0 or 1; `out` has the parameter's shape."""
 
     def per_example(self) -> Tensor:
         """The gradients, shape (B, *parameter)."""
@@ -75,9 +75,9 @@ class Direct:
         """Row norms."""
         return row_squares(self.gradients, memo)
 
-    def add_weighted(self, weights: Tensor, out: Tensor) -> None:
+    def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
         """One matrix-vector product."""
-        out.view(-1).addmv_(self.gradients.reshape(len(weights), -1).t(), weights)
+        out.view(-1).addmv_(self.gradients.reshape(len(weights), -1).t(), weights, beta=beta)
 
     def per_example(self) -> Tensor:
         """The gradients."""
@@ -98,10 +98,10 @@ class Outer:
         """||x||^2 ||g||^2 (Goodfellow 2015, "Efficient per-example gradient computations")."""
         return row_squares(self.inputs, memo) * row_squares(self.outputs, memo)
 
-    def add_weighted(self, weights: Tensor, out: Tensor) -> None:
+    def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
         """One matrix product, the smaller factor scaled."""
         inputs, outputs = _scale_smaller(self.inputs, self.outputs, weights.unsqueeze(1))
-        out.addmm_(outputs.t(), inputs)
+        out.addmm_(outputs.t(), inputs, beta=beta)
 
     def per_example(self) -> Tensor:
         """(B, O, I)."""
@@ -129,13 +129,13 @@ class Sequence:
         strategy = self.tuner.choose(self._key(), self._candidates(), self._trial)
         return self._norms_by(strategy)
 
-    def add_weighted(self, weights: Tensor, out: Tensor) -> None:
+    def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
         """From the kept matrices, or one matrix product over all positions."""
         if self._total is not None:
-            out.view(-1).addmv_(self._total.flatten(1).t(), weights)
+            out.view(-1).addmv_(self._total.flatten(1).t(), weights, beta=beta)
             return
         inputs, outputs = _scale_smaller(self.inputs, self.outputs, weights.view(-1, 1, 1))
-        out.addmm_(outputs.flatten(0, 1).t(), inputs.flatten(0, 1))
+        out.addmm_(outputs.flatten(0, 1).t(), inputs.flatten(0, 1), beta=beta)
 
     def per_example(self) -> Tensor:
         """(B, O, I)."""
@@ -168,7 +168,7 @@ class Sequence:
     def _trial(self, strategy: str) -> None:
         twin = Sequence(_twin(self.inputs), _twin(self.outputs), self.tuner)
         norms = twin._norms_by(strategy)
-        twin.add_weighted(norms, norms.new_empty(self.outputs.shape[2], self.inputs.shape[2]))
+        twin.add_weighted(norms, norms.new_empty(self.outputs.shape[2], self.inputs.shape[2]), 0)
 
 
 class Lookup:
@@ -189,8 +189,10 @@ class Lookup:
         slack = _slack(gram.diagonal(dim1=1, dim2=2))
         return gram.mul_(same).flatten(1).sum(1).add_(slack)
 
-    def add_weighted(self, weights: Tensor, out: Tensor) -> None:
+    def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
         """Scatter the scaled outputs."""
+        if not beta:
+            out.zero_()
         scaled = self.outputs * weights.view(-1, 1, 1)
         out.index_add_(0, self.ids.flatten(), scaled.flatten(0, 1))
 
