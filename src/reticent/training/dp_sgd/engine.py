@@ -61,7 +61,7 @@ class Engine:
         self._recorder = Recorder()
         self._tapped: list[nn.Module] = []
         self.flat = torch.zeros(sum(p.numel() for p in self.parameters))
-        self._views = _views(self.flat, self.parameters)
+        self.views = _views(self.flat, self.parameters)
         self._attach()
         # What `train()` and `eval()` change between batches.
         self._watched = [
@@ -145,12 +145,12 @@ class Engine:
         of what the buffer holds (the noise, or earlier parts of the same logical batch).
         """
         rows = [factors] * len(self.parameters) if factors.dim() == 1 else list(factors)
-        for parameter, view, weights in zip(self.parameters, self._views, rows, strict=True):
+        for parameter, view, weights in zip(self.parameters, self.views, rows, strict=True):
             batch.add_weighted(parameter, weights, view, int(add))
 
     def assign(self) -> None:
         """Point every parameter's `.grad` into the flat buffer."""
-        for parameter, view in zip(self.parameters, self._views, strict=True):
+        for parameter, view in zip(self.parameters, self.views, strict=True):
             parameter.grad = view
 
 

@@ -49,7 +49,12 @@ def _sequence(values: Tensor) -> Tensor:
 
 
 def _owned(values: Tensor) -> Tensor:
-    """The same memory, no longer a view: autograd forbids in-place use of a tap's view."""
+    """The same memory, no longer a view: autograd forbids in-place use of a tap's view.
+
+    Of what goes through here, only results with positions are views.
+    """
+    if values.dim() == 2:
+        return values
     where = (values.storage_offset(), values.shape, values.stride())
     return values.new_empty(0).set_(values.untyped_storage(), *where)
 
