@@ -3,7 +3,8 @@
 A recurrent layer's parameters act at each step as linear maps on the step's input and on the last
 state. Their per-example gradients are therefore those of two linear layers over the sequence,
 with the gates' pre-activation gradients as output gradients; those come from one pass back through
-time. Shapes: B examples, T steps, I inputs, H states.
+time. Inside, time comes first,
+so that one step is one block of memory. Shapes: B examples, T steps, I inputs, H states.
 """
 
 from __future__ import annotations
@@ -37,55 +38,55 @@ class LSTMTap(torch.autograd.Function):
         b_state: nn.Parameter | None,
     ) -> tuple[Tensor, Tensor]:
         """(B, T, I), (B, H), (B, H) to all states (B, T, H) and the last cell (B, H)."""
-        size, steps, width = len(inputs), inputs.shape[1], w_state.shape[1]
-        gates = functional.linear(
-            inputs, w_in, None if b_in is None or b_state is None else b_in + b_state
-        )
-        states = inputs.new_empty(size, steps + 1, width)
-        cells = inputs.new_empty(size, steps + 1, width)
-        squashed = inputs.new_empty(size, steps, width)
-        states[:, 0], cells[:, 0] = hidden, cell
+        inputs = inputs.transpose(0, 1).contiguous()
+        steps, size, width = len(inputs), inputs.shape[1], w_state.shape[1]
+        bias = None if b_in is None or b_state is None else b_in + b_state
+        gates = functional.linear(inputs, w_in, bias)
+        states = inputs.new_empty(steps + 1, size, width)
+        cells = inputs.new_empty(steps + 1, size, width)
+        squashed = inputs.new_empty(steps, size, width)
+        states[0], cells[0] = hidden, cell
         turned = w_state.t()
         for step in range(steps):
-            gate = gates[:, step].addmm_(states[:, step], turned)
+            gate = gates[step].addmm_(states[step], turned)
             gate[:, : 2 * width].sigmoid_()
             gate[:, 2 * width : 3 * width].tanh_()
             gate[:, 3 * width :].sigmoid_()
             i, f, g, o = gate.split(width, 1)
-            new = torch.mul(f, cells[:, step], out=cells[:, step + 1]).addcmul_(i, g)
-            torch.mul(o, torch.tanh(new, out=squashed[:, step]), out=states[:, step + 1])
+            new = torch.mul(f, cells[step], out=cells[step + 1]).addcmul_(i, g)
+            torch.mul(o, torch.tanh(new, out=squashed[step]), out=states[step + 1])
         ctx.save_for_backward(inputs, gates, states, cells, squashed)
         ctx.batch, ctx.noted = batch, (w_in, w_state, b_in, b_state)
-        return states[:, 1:].clone(), cells[:, -1].clone()
+        return _by_example(states[1:]), cells[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Back through time; the inputs' and first states' gradients."""
         inputs, gates, states, cells, squashed = (saved.detach() for saved in ctx.saved_tensors)
         w_in, w_state, b_in, b_state = ctx.noted
-        outputs, carried = grads
-        width, steps = squashed.shape[2], squashed.shape[1]
+        outputs, dc = grads[0].transpose(0, 1), grads[1]
+        steps, _, width = squashed.shape
         # What multiplies the incoming gradient at each gate, all steps at once.
         i, f, g, o = gates.split(width, 2)
         slope = gates * (1 - gates)
         torch.sub(1, g.square(), out=slope[:, :, 2 * width : 3 * width])
-        through = o * (1 - squashed.square())
+        through = (1 - squashed.square()).mul_(o)
         slope[:, :, :width].mul_(g)
-        slope[:, :, width : 2 * width].mul_(cells[:, :-1])
+        slope[:, :, width : 2 * width].mul_(cells[:-1])
         slope[:, :, 2 * width : 3 * width].mul_(i)
         slope[:, :, 3 * width :].mul_(squashed)
-        dh = outputs[:, -1]
-        dc = carried
+        dh = outputs[-1]
         for step in reversed(range(steps)):
-            here = slope[:, step]
-            dc = torch.addcmul(dc, dh, through[:, step])
+            here = slope[step]
+            dc = torch.addcmul(dc, dh, through[step])
             here[:, : 3 * width].unflatten(1, (3, width)).mul_(dc.unsqueeze(1))
             here[:, 3 * width :].mul_(dh)
-            dc = dc * f[:, step]
-            dh = torch.addmm(outputs[:, step - 1], here, w_state) if step else here @ w_state
-        note_linear(ctx.batch, inputs, slope, w_in, b_in)
-        note_linear(ctx.batch, states[:, :-1], slope, w_state, b_state)
-        below = torch.matmul(slope, w_in) if ctx.needs_input_grad[0] else None
+            dc = dc * f[step]
+            dh = torch.addmm(outputs[step - 1], here, w_state) if step else here @ w_state
+        by_example = slope.transpose(0, 1)
+        note_linear(ctx.batch, inputs.transpose(0, 1), by_example, w_in, b_in)
+        note_linear(ctx.batch, states[:-1].transpose(0, 1), by_example, w_state, b_state)
+        below = torch.matmul(slope, w_in).transpose(0, 1) if ctx.needs_input_grad[0] else None
         return below, dh, dc, None, None, None, None, None
 
 
@@ -104,47 +105,55 @@ class GRUTap(torch.autograd.Function):
         b_state: nn.Parameter | None,
     ) -> Tensor:
         """(B, T, I), (B, H) to all states (B, T, H)."""
-        size, steps, width = len(inputs), inputs.shape[1], w_state.shape[1]
+        inputs = inputs.transpose(0, 1).contiguous()
+        steps, size, width = len(inputs), inputs.shape[1], w_state.shape[1]
         gates = functional.linear(inputs, w_in, b_in)
-        states = inputs.new_empty(size, steps + 1, width)
-        states[:, 0] = hidden
-        recalled = inputs.new_empty(size, steps, width)
+        states = inputs.new_empty(steps + 1, size, width)
+        states[0] = hidden
+        recalled = inputs.new_empty(steps, size, width)
         for step in range(steps):
-            last, gate = states[:, step], gates[:, step]
+            last, gate = states[step], gates[step]
             from_state = functional.linear(last, w_state, b_state)
-            recalled[:, step] = from_state[:, 2 * width :]
+            recalled[step] = from_state[:, 2 * width :]
             both = gate[:, : 2 * width].add_(from_state[:, : 2 * width]).sigmoid_()
             r, z = both.split(width, 1)
-            new = gate[:, 2 * width :].addcmul_(r, recalled[:, step]).tanh_()
-            torch.lerp(new, last, z, out=states[:, step + 1])
+            new = gate[:, 2 * width :].addcmul_(r, recalled[step]).tanh_()
+            torch.lerp(new, last, z, out=states[step + 1])
         ctx.save_for_backward(inputs, gates, states, recalled)
         ctx.batch, ctx.noted = batch, (w_in, w_state, b_in, b_state)
-        return states[:, 1:].clone()
+        return _by_example(states[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Back through time; the inputs' and the first state's gradients."""
         inputs, gates, states, recalled = (saved.detach() for saved in ctx.saved_tensors)
         w_in, w_state, b_in, b_state = ctx.noted
-        (outputs,) = grads
-        width, steps = recalled.shape[2], recalled.shape[1]
+        outputs = grads[0].transpose(0, 1)
+        steps, _, width = recalled.shape
         r, z, new = gates.split(width, 2)
+        # As for the LSTM: the slopes of all steps at once.
+        at_new = (1 - z) * (1 - new.square())
+        at_reset = at_new * recalled * r * (1 - r)
+        at_update = (states[:-1] - new) * z * (1 - z)
         at_input, at_state = torch.empty_like(gates), torch.empty_like(gates)
-        dh = torch.zeros_like(outputs[:, 0])
+        dh = torch.zeros_like(outputs[0])
         for step in reversed(range(steps)):
-            dh = dh + outputs[:, step]
-            reset, update, fresh = r[:, step], z[:, step], new[:, step]
-            inner = dh * (1 - update) * (1 - fresh.square())
-            held = inner * reset
-            turn = inner * recalled[:, step] * reset * (1 - reset)
-            keep = dh * (states[:, step] - fresh) * update * (1 - update)
-            torch.cat((turn, keep, inner), 1, out=at_input[:, step])
-            torch.cat((turn, keep, held), 1, out=at_state[:, step])
-            dh = torch.addmm(dh * update, at_state[:, step], w_state)
-        note_linear(ctx.batch, inputs, at_input, w_in, b_in)
-        note_linear(ctx.batch, states[:, :-1], at_state, w_state, b_state)
-        below = torch.matmul(at_input, w_in) if ctx.needs_input_grad[0] else None
+            dh = dh + outputs[step]
+            inner = dh * at_new[step]
+            turn, keep, held = dh * at_reset[step], dh * at_update[step], inner * r[step]
+            torch.cat((turn, keep, inner), 1, out=at_input[step])
+            torch.cat((turn, keep, held), 1, out=at_state[step])
+            dh = torch.addmm(dh * z[step], at_state[step], w_state)
+        before = states[:-1].transpose(0, 1)
+        note_linear(ctx.batch, inputs.transpose(0, 1), at_input.transpose(0, 1), w_in, b_in)
+        note_linear(ctx.batch, before, at_state.transpose(0, 1), w_state, b_state)
+        below = torch.matmul(at_input, w_in).transpose(0, 1) if ctx.needs_input_grad[0] else None
         return below, dh, None, None, None, None, None
+
+
+def _by_example(values: Tensor) -> Tensor:
+    """(T, B, H) to a fresh (B, T, H)."""
+    return values.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def lstm(

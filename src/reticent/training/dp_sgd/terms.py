@@ -135,7 +135,8 @@ class Sequence:
             out.view(-1).addmv_(self._total.flatten(1).t(), weights, beta=beta)
             return
         inputs, outputs = _scale_smaller(self.inputs, self.outputs, weights.view(-1, 1, 1))
-        out.addmm_(outputs.flatten(0, 1).t(), inputs.flatten(0, 1), beta=beta)
+        inputs, outputs = _positions(inputs, outputs)
+        out.addmm_(outputs.t(), inputs, beta=beta)
 
     def per_example(self) -> Tensor:
         """(B, O, I)."""
@@ -253,6 +254,13 @@ def _scale_smaller(inputs: Tensor, outputs: Tensor, weights: Tensor) -> tuple[Te
     if inputs.numel() < outputs.numel():
         return inputs * weights, outputs
     return inputs, outputs * weights
+
+
+def _positions(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T, *) twice to (B T, *), in the order that needs no copy: recurrent layers go by time."""
+    if not outputs.is_contiguous() and outputs.transpose(0, 1).is_contiguous():
+        inputs, outputs = inputs.transpose(0, 1), outputs.transpose(0, 1)
+    return inputs.flatten(0, 1), outputs.flatten(0, 1)
 
 
 def _twin(values: Tensor) -> Tensor:
