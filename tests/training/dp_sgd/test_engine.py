@@ -253,6 +253,30 @@ def test_a_gradient_that_is_not_finite_is_zeroed_and_counted() -> None:
     torch.testing.assert_close(engine.flat, kept)
 
 
+@pytest.mark.parametrize("strategy", ["gram", "total", "chunked", "image", "shift"])
+@pytest.mark.parametrize("name", ["sequences", "conv2d", "embedding", "group norm"])
+def test_one_broken_example_leaves_the_others_as_they_are(name: str, strategy: str) -> None:
+    """Also where the factors were let go after the norms."""
+    network, x = LAYERS[name]()
+    engine = Engine(network)
+    engine.tuner.choose = lambda key, names, trial: (  # type: ignore[method-assign]
+        strategy if strategy in names else names[0]
+    )
+    sums = []
+    for broken in (True, False):
+        spoiled = torch.ones(len(x))
+        spoiled[1] = float("nan") if broken else 1.0
+        with engine.recording(len(x)):
+            batch = engine.backward(squares(network(x)) * spoiled)
+        batch.squared_norms(engine.groups())
+        assert batch.non_finite == int(broken)
+        factors = torch.full((len(x),), 0.1)
+        factors[1] = 0.1 if broken else 0.0
+        engine.fill(batch, factors)
+        sums.append(engine.flat.clone())
+    torch.testing.assert_close(*sums)
+
+
 def test_a_parameter_used_behind_its_module_is_refused() -> None:
     class Behind(nn.Module):
         def __init__(self) -> None:

@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from reticent.training.dp_sgd.terms import (
     SCRATCH_FLOATS,
+    Direct,
     Memo,
+    Term,
     candidates,
     gram_squares,
     row_squares,
@@ -52,6 +54,8 @@ class Convolution:
 
     def squared_norms(self, memo: Memo) -> Tensor:
         """By whichever strategy is fastest for these shapes."""
+        if self._total is not None or self._shifted is not None:
+            return self._kept_norms()
         return self._norms_by(self.tuner.choose(self._key(), self._candidates(), self._trial))
 
     def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
@@ -72,6 +76,12 @@ class Convolution:
 
     def per_example(self) -> Tensor:
         """(B, O, C / groups, *kernel)."""
+        if self._total is not None:
+            return self._total
+        if self._shifted is not None:
+            height, width = self.weight.shape[2:]
+            places: Tensor = self._shifted.unflatten(0, (height, width))
+            return places.permute(2, 3, 4, 0, 1)
         if len(self.geometry.stride) > 2:
             return self._by_image()
         total = self.inputs.new_empty(len(self.inputs), *self.weight.shape)
@@ -85,19 +95,25 @@ class Convolution:
             torch.bmm(grouped, patches.transpose(1, 2), out=target)
         return total
 
-    def without(self, rows: Tensor) -> Convolution:
+    def release(self) -> None:
+        """Let the factors go, where the kept matrices stand for them."""
+        if self._total is not None or self._shifted is not None:
+            self.inputs = self.outputs = self.weight.new_empty(0)
+
+    def without(self, rows: Tensor) -> Term:
         """Zero both factors."""
+        if self._total is not None or self._shifted is not None:
+            return Direct(zeroed(self.per_example(), rows))
         inputs, outputs = zeroed(self.inputs, rows), zeroed(self.outputs, rows)
         return Convolution(inputs, outputs, self.weight, self.geometry, self.tuner)
 
     def _norms_by(self, strategy: str) -> Tensor:
         if strategy in ("total", "image"):
             self._total = self._by_image() if strategy == "image" else self.per_example()
-            return row_squares(self._total.flatten(2))
+            return self._kept_norms()
         if strategy == "shift":
             self._shifted = self._by_shift()
-            kept = self._shifted.transpose(0, 1)
-            return row_squares(kept)
+            return self._kept_norms()
         batch, positions = len(self.inputs), self.outputs[0, 0].numel()
         largest = max(
             self._patch_floats(), positions**2 if strategy == "gram" else self.weight.numel()
@@ -108,6 +124,11 @@ class Convolution:
             return norms(self.inputs, self.outputs)
         pairs = zip(self.inputs.split(step), self.outputs.split(step), strict=True)
         return torch.cat([norms(x, g) for x, g in pairs])
+
+    def _kept_norms(self) -> Tensor:
+        if self._shifted is not None:
+            return row_squares(self._shifted.transpose(0, 1))
+        return row_squares(self.per_example().flatten(2))
 
     def _patch_floats(self) -> int:
         """How many floats one example's patches take."""
@@ -198,8 +219,8 @@ class Convolution:
     def _candidates(self) -> tuple[str, ...]:
         if len(self.geometry.stride) > 2:
             return ("image",)
-        batch, positions = len(self.inputs), self.outputs[0, 0].numel()
-        names = candidates(batch, positions, self.weight.numel())
+        positions = self.outputs[0, 0].numel()
+        names = candidates(self.inputs, self.outputs, positions, self.weight.numel())
         # Beyond this many positions Gram matrices never won a timing.
         names = tuple(name for name in names if name != "gram" or positions <= 400)
         if "total" not in names:

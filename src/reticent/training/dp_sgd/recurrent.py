@@ -3,8 +3,8 @@
 A recurrent layer's parameters act at each step as linear maps on the step's input and on the last
 state. Their per-example gradients are therefore those of two linear layers over the sequence,
 with the gates' pre-activation gradients as output gradients; those come from one pass back through
-time. Inside, time comes first,
-so that one step is one block of memory. Shapes: B examples, T steps, I inputs, H states.
+time. Inside, time comes first, so that one step is one block of memory. Shapes: B examples, T
+steps, I inputs, H states.
 """
 
 from __future__ import annotations

@@ -20,9 +20,7 @@ from reticent.training.dp_sgd.tuning import Tuner
 Memo = dict[int, Tensor]
 
 # Scratch that a strategy may fill at a time: it should stay in cache, and memory stays bounded.
-SCRATCH_FLOATS = 1 << 22
-# A strategy whose per-example matrices exceed this is not even tried.
-MOST_FLOATS = 1 << 26
+SCRATCH_FLOATS = 1 << 20
 _EPS = torch.finfo(torch.float32).eps
 _MOST_SLACK = 1e-5
 
@@ -38,6 +36,9 @@ class Term(Protocol):
 
     def per_example(self) -> Tensor:
         """The gradients, shape (B, *parameter)."""
+
+    def release(self) -> None:
+        """Drop what the sum doesn't need, once the norms are known."""
 
     def without(self, rows: Tensor) -> Term:
         """The same term with the examples where `rows` (B,) is true set to exactly zero."""
@@ -83,6 +84,9 @@ class Direct:
         """The gradients."""
         return self.gradients.view(self._shape)
 
+    def release(self) -> None:
+        """Nothing to drop."""
+
     def without(self, rows: Tensor) -> Direct:
         """Zero rows."""
         return Direct(zeroed(self.per_example(), rows))
@@ -107,6 +111,9 @@ class Outer:
         """(B, O, I)."""
         return self.outputs.unsqueeze(2) * self.inputs.unsqueeze(1)
 
+    def release(self) -> None:
+        """Nothing to drop."""
+
     def without(self, rows: Tensor) -> Outer:
         """Zero both factors."""
         return Outer(zeroed(self.inputs, rows), zeroed(self.outputs, rows))
@@ -126,6 +133,8 @@ class Sequence:
 
     def squared_norms(self, memo: Memo) -> Tensor:
         """By whichever strategy is fastest for these shapes."""
+        if self._total is not None:
+            return row_squares(self._total)
         strategy = self.tuner.choose(self._key(), self._candidates(), self._trial)
         return self._norms_by(strategy)
 
@@ -140,10 +149,19 @@ class Sequence:
 
     def per_example(self) -> Tensor:
         """(B, O, I)."""
+        if self._total is not None:
+            return self._total
         return torch.bmm(self.outputs.transpose(1, 2), self.inputs)
 
-    def without(self, rows: Tensor) -> Sequence:
+    def release(self) -> None:
+        """Let the factors go, where the kept matrices stand for them."""
+        if self._total is not None:
+            self.inputs = self.outputs = self._total.new_empty(0)
+
+    def without(self, rows: Tensor) -> Term:
         """Zero both factors."""
+        if self._total is not None:
+            return Direct(zeroed(self._total, rows))
         return Sequence(zeroed(self.inputs, rows), zeroed(self.outputs, rows), self.tuner)
 
     def _norms_by(self, strategy: str) -> Tensor:
@@ -163,8 +181,8 @@ class Sequence:
         return f"sequence {tuple(self.inputs.shape)} {self.outputs.shape[2]}"
 
     def _candidates(self) -> tuple[str, ...]:
-        batch, positions, width = self.inputs.shape
-        return candidates(batch, positions, width * self.outputs.shape[2])
+        matrix = self.inputs.shape[2] * self.outputs.shape[2]
+        return candidates(self.inputs, self.outputs, self.inputs.shape[1], matrix)
 
     def _trial(self, strategy: str) -> None:
         twin = Sequence(_twin(self.inputs), _twin(self.outputs), self.tuner)
@@ -203,15 +221,21 @@ class Lookup:
         whole = self.outputs.new_zeros(batch, self.vocabulary, size)
         return whole.scatter_add_(1, self.ids.unsqueeze(2).expand(-1, -1, size), self.outputs)
 
+    def release(self) -> None:
+        """Nothing to drop."""
+
     def without(self, rows: Tensor) -> Lookup:
         """Zero the outputs."""
         return Lookup(self.ids, zeroed(self.outputs, rows), self.vocabulary)
 
 
-def candidates(batch: int, positions: int, matrix: int) -> tuple[str, ...]:
-    """Strategies worth timing when one example has `positions` and `matrix` parameters."""
+def candidates(inputs: Tensor, outputs: Tensor, positions: int, matrix: int) -> tuple[str, ...]:
+    """Strategies worth timing when one example has `positions` and `matrix` parameters.
+
+    Keeping B matrices must not take much more memory than the factors that they replace.
+    """
     names = ["chunked"]
-    if batch * matrix <= MOST_FLOATS:
+    if len(inputs) * matrix <= max(SCRATCH_FLOATS, 2 * (inputs.numel() + outputs.numel())):
         names.append("total")
     if positions**2 <= SCRATCH_FLOATS:
         names.append("gram")
@@ -294,7 +318,9 @@ def _lookup_inner(table: Lookup, linear: Outer | Sequence) -> Tensor:
 def squared_norms(terms: list[Term], memo: Memo) -> Tensor:
     """||sum of the terms||^2 per example for one parameter, used once or several times."""
     if len(terms) == 1:
-        return terms[0].squared_norms(memo)
+        norms = terms[0].squared_norms(memo)
+        terms[0].release()
+        return norms
     total = torch.stack([term.squared_norms(memo) for term in terms]).sum(0)
     size = total.clone()
     for index, left in enumerate(terms):
