@@ -21,6 +21,8 @@ Memo = dict[int, Tensor]
 
 # Scratch that a strategy may fill at a time: it should stay in cache, and memory stays bounded.
 SCRATCH_FLOATS = 1 << 20
+# One layer's per-example matrices are kept up to this size, or twice that of its factors.
+KEPT_FLOATS = 1 << 23
 _EPS = torch.finfo(torch.float32).eps
 _MOST_SLACK = 1e-5
 
@@ -232,10 +234,10 @@ class Lookup:
 def candidates(inputs: Tensor, outputs: Tensor, positions: int, matrix: int) -> tuple[str, ...]:
     """Strategies worth timing when one example has `positions` and `matrix` parameters.
 
-    Keeping B matrices must not take much more memory than the factors that they replace.
+    Keeping B matrices must not take much more memory than the activations do anyway.
     """
     names = ["chunked"]
-    if len(inputs) * matrix <= max(SCRATCH_FLOATS, 2 * (inputs.numel() + outputs.numel())):
+    if len(inputs) * matrix <= max(KEPT_FLOATS, 2 * (inputs.numel() + outputs.numel())):
         names.append("total")
     if positions**2 <= SCRATCH_FLOATS:
         names.append("gram")
