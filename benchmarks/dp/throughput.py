@@ -137,7 +137,7 @@ def rows(*, quick: bool) -> Iterable[Row]:
                 steps[f"opacus {mode}"] = opacus(case, mode)
             except ImportError:
                 continue
-        count = 60 if case.name == "mlp" else 8 if quick else 15
+        count = 60 if case.name == "mlp" else 5 if quick else 15
         best = minima(steps, count)
         for rival, seconds in best.items():
             if rival == "ours":

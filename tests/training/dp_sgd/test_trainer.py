@@ -211,9 +211,9 @@ def test_constant_time_runs_every_piece() -> None:
     sizes = []
     inner = run.engine.backward
     run.engine.backward = lambda losses: sizes.append(len(losses)) or inner(losses)  # type: ignore
-    run.steps_done = 1
     run.step()
-    assert sizes == [25] * -(-run.sampling.capacity // 25)
+    # The first one is the check's.
+    assert sizes[1:] == [25] * -(-run.sampling.capacity // 25)
 
 
 def test_targets_must_match() -> None:

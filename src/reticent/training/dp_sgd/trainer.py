@@ -33,7 +33,7 @@ Progress = Callable[[float], None]
 INSIDER = Adversary(
     name="insider",
     sees="the trained model and every noisy gradient on the way",
-    knows="every record but one, and whether that one took part except for its coin",
+    knows="every record but the one in question, and the network and plan",
 )
 
 
@@ -129,7 +129,7 @@ class Trainer:
         self.plan, self.sampling = plan, sampling
         self.mechanism = charge(plan, sampling, noise_multiplier, records_per_user)
         self.clipping: Clipping = clipping or Flat()
-        self.seed, self.steps_done = seed, 0
+        self.seed, self.steps_done, self._checked = seed, 0, False
         self.words: Words = KeyStream() if seed is None else SeededWords(seed)
         self.noise: Noise = SecureNoise() if seed is None else SeededNoise(seed)
         self.model = model
@@ -174,7 +174,8 @@ class Trainer:
         for index, (rows, kept) in enumerate(draw.chunks(self.plan.chunk, least=least)):
             picked = torch.from_numpy(rows)
             x, y, weights = self.inputs[picked], self.targets[picked], torch.from_numpy(kept)
-            if self.steps_done == index == 0:
+            if not self._checked:
+                self._checked = True
                 check_first_batch(engine, lambda a, b: self.losses(self.model(a), b), (x, y))
             with engine.recording(len(x)):
                 batch = engine.backward(self.losses(self.model(x), y))
