@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+# Run by path in a fresh interpreter, it has to find its neighbours by itself.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
 from rows import Row, row
 
 NAMES = ("mlp", "cnn", "lstm", "bert-tiny", "lora", "wrn-16-4")
@@ -30,8 +33,6 @@ def rows(*, quick: bool) -> Iterable[Row]:
 
 def main(name: str, variant: str) -> None:
     """Print the peak of three steps."""
-    here = Path(__file__).parent
-    sys.path[:0] = [str(here), str(here.parent)]
     import torch
     from networks import cases
     from throughput import ours, plain
