@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Run by path in a fresh interpreter, it has to find its neighbours by itself.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rows import Row, row
 
