@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from reticent.audit.training_reconstruction import (
     audit_informed,
     audit_stored_records,
 )
+from reticent.errors import UnsupportedError
 from reticent.guarantee import Pillar
 from reticent.random import seeded
 
@@ -69,6 +71,9 @@ def _lacks_attributes(victim: Victim, material: Material) -> str | None:
 def _attributes(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
     assert material.population is not None
     level = Access.SCORES if victim.scores is not None else Access.LABEL
+    recipe = victim.recipe
+    if recipe is not None and recipe.size + recipe.held_out <= len(material.population):
+        level = Access.SHADOW
     found: list[Finding] = []
     for name in material.private:
         people = [
@@ -105,17 +110,23 @@ def _properties(victim: Victim, material: Material, settings: Settings) -> Seque
         rarest = min(int(group.sum()), int((~group).sum())) // 2
         size = min(victim.recipe.size, int(0.9 * rarest / max(_SHARES)))
         smaller = replace(victim, recipe=replace(victim.recipe, size=max(size, 1)))
-        found += audit_property(
+        audit = partial(
+            audit_property,
             smaller,
             pool,
             group,
             name=f"{name} = 1",
             shares=_SHARES,
-            access=Access.WEIGHTS if settings.access is Access.WEIGHTS else Access.SHADOW,
             shadows=min(settings.shadows, _MOST_PROPERTY_SHADOWS),
             seed=settings.seed,
             progress=settings.report,
         )
+        found += audit(access=Access.SHADOW)
+        if settings.access is Access.WEIGHTS:
+            try:
+                found += audit(access=Access.WEIGHTS)
+            except UnsupportedError as error:
+                settings.report(f"property inference stays with answers: {error}")
     return found
 
 
