@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from reticent.audit.epsilon import Confusion, max_certifiable_epsilon
-from reticent.audit.region_test import Form, sharp_epsilon_lower_bound
+from reticent.audit.region_test import Form, sharp_epsilon_lower_bound, stronger_form
 from reticent.errors import ConfigError
 
 FORMS: tuple[Form, ...] = ("direct", "mirrored", "both")
@@ -82,3 +82,14 @@ def test_nothing_is_shown_where_there_is_nothing() -> None:
 def test_unusable_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="delta"):
         sharp_epsilon_lower_bound(counted(1, 2, 1, 2), delta=1.0)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-5])
+@pytest.mark.parametrize(("tpr", "fpr"), [(0.1, 0.001), (0.999, 0.9), (0.5, 0.5), (0.3, 0.02)])
+def test_the_stronger_form_is_the_one_with_the_greater_epsilon(
+    tpr: float, fpr: float, delta: float
+) -> None:
+    direct = np.log((tpr - delta) / fpr)
+    mirrored = np.log((1 - fpr - delta) / (1 - tpr))
+    wanted = "direct" if direct >= mirrored else "mirrored"
+    assert stronger_form(tpr, fpr, delta=delta) == wanted

@@ -31,7 +31,7 @@ from reticent.attacks.shadow.recipe import TrainingRecipe
 from reticent.attacks.spec import Access, Labelled, Scores
 from reticent.attacks.target import Victim
 from reticent.audit.blind import Blind, blind_baseline
-from reticent.audit.epsilon import Confusion, epsilon_finding, judge, max_certifiable_epsilon
+from reticent.audit.epsilon import Confusion, epsilon_finding, judge_bound
 from reticent.audit.membership_controls import PositiveControl, negative_control, positive_control
 from reticent.audit.membership_figures import (
     AUC,
@@ -41,7 +41,8 @@ from reticent.audit.membership_figures import (
     spreads,
     transferred_threshold,
 )
-from reticent.audit.rates import Roc, roc
+from reticent.audit.rates import Roc, pooled, roc
+from reticent.audit.region_test import sharp_epsilon_lower_bound, stronger_form
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import CLIENT, DifferentialPrivacy, Guarantee, Pillar
 from reticent.random import seeded
@@ -279,22 +280,34 @@ def _epsilons(
             delta = claim.strength.delta
         threshold = transferred_threshold(curves, members=inside, non_members=outside, delta=delta)
         confusion = Confusion.at(scores, audit.member, threshold)
-        control = positive.confusion(delta=delta)
-        judgement = None if claim is None else judge(claim, confusion, control=control)
+        expected = pooled(curves).at_threshold(threshold)
+        form = stronger_form(expected.tpr.value, expected.fpr.value, delta=delta)
+        bound, perfect, control = (
+            sharp_epsilon_lower_bound(each, delta=delta, form=form)
+            for each in (
+                confusion,
+                Confusion(tp=inside, fn=0, fp=0, tn=outside),
+                positive.confusion(delta=delta),
+            )
+        )
+        judgement = None
+        if claim is not None:
+            judgement = judge_bound(claim, bound, perfect=perfect, control=control)
         found.append(
             epsilon_finding(
-                confusion.epsilon_lower_bound(delta=delta),
+                bound,
                 attack=BATTERY.name,
                 target=audit.name,
                 adversary=CLIENT.name,
                 n=inside + outside,
-                perfect=max_certifiable_epsilon(inside, outside, delta=delta),
-                control=control.epsilon_lower_bound(delta=delta),
+                perfect=perfect,
+                control=control,
                 judgement=judgement,
                 details={
                     **told,
                     "delta": delta,
                     "threshold": threshold,
+                    "tested form": form,
                     "threshold_from": f"{len(curves)} shadow models in the part of target",
                     "confusion": {
                         "tp": confusion.tp,

@@ -26,6 +26,13 @@ _CONFINED = 0.02  # share of the error spent on confining the false-positive rat
 _NEGLIGIBLE = 1e-9  # share of the error added for counts that are left out
 
 
+def stronger_form(tpr: float, fpr: float, *, delta: float = 0.0) -> Form:
+    """The form that shows the greater epsilon at these rates, which other records must give."""
+    direct = max(tpr - delta, 0.0) * (1 - tpr)
+    mirrored = max(1 - fpr - delta, 0.0) * fpr
+    return "direct" if direct >= mirrored else "mirrored"
+
+
 def sharp_epsilon_lower_bound(
     confusion: Confusion,
     *,
