@@ -458,7 +458,9 @@ def key_file(ledger: Path) -> Path:
 
 def token_digest(pairs: Iterable[tuple[str, str]]) -> str:
     """SHA-256 (hex) of which token lies in which block."""
-    return hashlib.sha256("\n".join(sorted(" ".join(p) for p in pairs)).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(sorted(" ".join(map(str, p)) for p in pairs)).encode()
+    ).hexdigest()
 
 
 @functools.lru_cache(maxsize=256)

@@ -124,10 +124,12 @@ class SQLiteStore:
             )
         self._process = os.getpid()
         if self._connection is None:
-            self._connection = sqlite3.connect(
+            opened = sqlite3.connect(
                 self.path, timeout=self._patience, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("PRAGMA synchronous = FULL")
+            # Kept only once it is sure to wait for the disk.
+            opened.execute("PRAGMA synchronous = FULL")
+            self._connection = opened
         return self._connection
 
     def _make(self) -> None:
@@ -170,6 +172,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if "decode" in str(error) or "no such" in str(error):
+            raise _damaged(path, error) from None
         if "locked" in str(error):
             raise ReticentError(
                 f"Expected the ledger {str(path)!r} to be free, got {str(error)!r}. "
@@ -181,11 +185,15 @@ def _explained(path: Path) -> Iterator[None]:
         ) from None
     except sqlite3.IntegrityError:
         raise
-    except sqlite3.DatabaseError as error:
-        raise EvidenceError(
-            f"Expected ledger={str(path)!r} to be a whole database, got {str(error)!r}. "
-            "Restore it from a copy and compare that with your receipts."
-        ) from None
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> EvidenceError:
+    return EvidenceError(
+        f"Expected ledger={str(path)!r} to be a whole database, got {str(error)!r}. "
+        "Restore it from a copy and compare that with your receipts."
+    )
 
 
 _open_stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
