@@ -33,12 +33,12 @@ from reticent.privacy.ledger.chain import (
 )
 from reticent.privacy.ledger.cost import FREE, Cost
 from reticent.privacy.ledger.identity import dataset_digest
+from reticent.privacy.ledger.reading import Reader
 from reticent.privacy.ledger.statements import (
     CANCELLED,
     COMMITTED,
     RESERVED,
     STARTED,
-    Balance,
     Charge,
     Dataset,
     all_datasets,
@@ -53,7 +53,7 @@ from reticent.privacy.ledger.store import SQLiteStore, Store, Transaction
 Unit = Literal["record", "user"]
 
 
-class Ledger:
+class Ledger(Reader):
     """A ledger on a store. Every writing method is one durable transaction.
 
     **Claim.** For each block: the mechanisms whose outputs left, chosen adaptively by anybody,
@@ -66,7 +66,8 @@ class Ledger:
     def __init__(
         self, store: Store, key: SigningKey, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self.store, self.key, self._clock = store, key, clock
+        super().__init__(store)
+        self.key, self._clock = key, clock
 
     @classmethod
     def create(cls, path: str | Path, *, key: str | Path | None = None) -> Ledger:
@@ -105,10 +106,6 @@ class Ledger:
                 ledger._append(transaction, record)
             ledger._head(transaction)
         return ledger
-
-    def close(self) -> None:
-        """Give the store's connection back."""
-        self.store.close()
 
     def grant(
         self,
@@ -302,47 +299,6 @@ class Ledger:
         charge = self.reserve(dataset, cost, key=key, analyst=analyst, event=event)
         yield self.start(charge.id)
         self.commit(charge.id)
-
-    def dataset(self, name: str) -> Dataset:
-        """The data set with this identity or, where that is unambiguous, this name."""
-        with self.store.reading() as transaction:
-            return find_dataset(transaction, name)
-
-    def charge(self, name: str) -> Charge:
-        """The charge with this id; `DataError` where there is none."""
-        with self.store.reading() as transaction:
-            return find_charge(transaction, name)
-
-    def balances(self, dataset: str | None = None) -> tuple[Balance, ...]:
-        """What each block has left, of one data set or of all."""
-        with self.store.reading() as transaction:
-            chosen = None if dataset is None else find_dataset(transaction, dataset).blocks
-            rows = transaction.run("SELECT id, unit, relation, cap, spent FROM block ORDER BY id")
-        return tuple(
-            Balance(
-                block=block,
-                unit=unit,
-                relation=relation,
-                cap=Cap.from_json(json.loads(cap)),
-                spent=Cost.from_json(json.loads(spent)),
-            )
-            for block, unit, relation, cap, spent in rows
-            if chosen is None or block in chosen
-        )
-
-    def datasets(self) -> tuple[Dataset, ...]:
-        """All registered data sets."""
-        with self.store.reading() as transaction:
-            return tuple(all_datasets(transaction))
-
-    def history(self) -> tuple[dict[str, Any], ...]:
-        """All entries of the log, oldest first: position, hash, and what was done when."""
-        with self.store.reading() as transaction:
-            rows = transaction.run("SELECT position, hash, body FROM log ORDER BY position")
-        return tuple(
-            {"position": position, "hash": found, **json.loads(body)}
-            for position, found, body in rows
-        )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Transaction]:
