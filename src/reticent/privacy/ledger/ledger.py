@@ -42,6 +42,7 @@ from reticent.privacy.ledger.statements import (
     Charge,
     Dataset,
     all_datasets,
+    charge_number,
     find_charge,
     find_dataset,
     known_blocks,
@@ -68,6 +69,7 @@ class Ledger(Reader):
     ) -> None:
         super().__init__(store)
         self.key, self._clock = key, clock
+        self._seen: tuple[object, ...] = ()
 
     @classmethod
     def create(cls, path: str | Path, *, key: str | Path | None = None) -> Ledger:
@@ -245,7 +247,7 @@ class Ledger(Reader):
             request = hashlib.sha256(canonical(about).encode()).hexdigest()
             held = transaction.run("SELECT id, request FROM charge WHERE idempotency = ?", key)
             if held:
-                charge = find_charge(transaction, held[0][0])
+                charge = find_charge(transaction, f"c-{held[0][0]}")
                 if held[0][1] != request or charge.state == CANCELLED:
                     raise ConfigError(
                         f"Expected a new key for a new request, got key={key!r} of the "
@@ -253,7 +255,8 @@ class Ledger(Reader):
                     )
                 return charge
             self._debit(transaction, registered.blocks, analyst, cost)
-            name = f"c-{last_position(transaction) + 1}"
+            number = last_position(transaction) + 1
+            name = f"c-{number}"
             receipt = self._append(
                 transaction,
                 {"kind": "reserve", "charge": name, "key": key, "request": request, **about},
@@ -261,7 +264,15 @@ class Ledger(Reader):
             transaction.run(
                 "INSERT INTO charge (id, idempotency, request, dataset, analyst, cost, state) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                *(name, key, request, registered.id, analyst, canonical(cost.to_json()), RESERVED),
+                *(
+                    number,
+                    key,
+                    request,
+                    registered.id,
+                    analyst,
+                    canonical(cost.to_json()),
+                    RESERVED,
+                ),
             )
             return Charge(
                 id=name,
@@ -306,8 +317,8 @@ class Ledger(Reader):
             self._head(transaction)
             yield transaction
 
-    def _head(self, transaction: Transaction) -> tuple[int, str]:
-        """The head, after checking that it is the newest entry and signed with our key."""
+    def _head(self, transaction: Transaction) -> None:
+        """Check that the head is the newest entry and signed with our key."""
         rows = transaction.run("SELECT position, hash, signature FROM head")
         last = transaction.run("SELECT position, hash FROM log ORDER BY position DESC LIMIT 1")
         if not rows or not last or last[0] != rows[0][:2]:
@@ -316,12 +327,13 @@ class Ledger(Reader):
                 "Entries were lost or added outside. Run: reticent budget verify"
             )
         position, found, signature = rows[0]
-        if not is_signed(self.key.public, position, found, signature):
+        # A head that was verified, or signed here, is not verified again.
+        if rows[0] != self._seen and not is_signed(self.key.public, position, found, signature):
             raise EvidenceError(
                 f"Expected the head of the log signed with public={self.key.public}, got "
                 f"signature={signature[:16]}... The key is another ledger's, or the head forged."
             )
-        return position, found
+        self._seen = rows[0]
 
     def _append(self, transaction: Transaction, record: dict[str, Any]) -> Receipt:
         last = transaction.run("SELECT position, hash FROM head")
@@ -329,6 +341,7 @@ class Ledger(Reader):
         body = canonical(record | {"at": round(self._clock(), 3)})
         position += 1
         found = entry_hash(position, previous, body)
+        signature = self.key.sign(position, found)
         transaction.run(
             "INSERT INTO log (position, body, previous, hash) VALUES (?, ?, ?, ?)",
             *(position, body, previous, found),
@@ -337,8 +350,9 @@ class Ledger(Reader):
             "INSERT INTO head (id, position, hash, signature) VALUES (1, ?, ?, ?) "
             "ON CONFLICT (id) DO UPDATE SET position = excluded.position, hash = excluded.hash, "
             "signature = excluded.signature",
-            *(position, found, self.key.sign(position, found)),
+            *(position, found, signature),
         )
+        self._seen = (position, found, signature)
         return Receipt(position=position, hash=found)
 
     def _debit(
@@ -367,7 +381,7 @@ class Ledger(Reader):
                     f"state={charge.state!r} of {name}. It stays charged; reserve another."
                 )
             receipt = self._append(transaction, {"kind": target, "charge": name})
-            transaction.run("UPDATE charge SET state = ? WHERE id = ?", target, name)
+            transaction.run("UPDATE charge SET state = ? WHERE id = ?", target, charge_number(name))
             if target == CANCELLED:
                 self._refund(transaction, charge)
         return Charge(

@@ -123,10 +123,17 @@ def find_dataset(transaction: Transaction, name: str) -> Dataset:
     return found[0]
 
 
+def charge_number(name: str) -> int:
+    """The key of the charge called `c-NUMBER`: the position of its entry; -1 for no such name."""
+    number = name.removeprefix("c-")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else -1
+
+
 def find_charge(transaction: Transaction, name: str) -> Charge:
     """The charge with this id; `DataError` where there is none."""
     rows = transaction.run(
-        "SELECT dataset, idempotency, analyst, cost, state FROM charge WHERE id = ?", name
+        "SELECT dataset, idempotency, analyst, cost, state FROM charge WHERE id = ?",
+        charge_number(name),
     )
     if not rows:
         raise DataError(f"Expected a charge of this ledger, got charge={name!r}.")

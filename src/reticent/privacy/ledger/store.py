@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 from reticent.errors import ConfigError, EvidenceError, ReticentError
 
+# INTEGER keys are the rows' own places in SQLite: a charge touches two pages less.
 SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS log (position BIGINT PRIMARY KEY, body TEXT NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS log (position INTEGER PRIMARY KEY, body TEXT NOT NULL, "
     "previous TEXT NOT NULL, hash TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS head (id BIGINT PRIMARY KEY CHECK (id = 1), "
+    "CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), "
     "position BIGINT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS dataset (id TEXT PRIMARY KEY, name TEXT NOT NULL, "
     "unit TEXT NOT NULL, relation TEXT NOT NULL, size BIGINT NOT NULL, blocks TEXT NOT NULL)",
@@ -29,7 +30,7 @@ SCHEMA = (
     "position BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS quota (block TEXT NOT NULL, analyst TEXT NOT NULL, "
     "cap TEXT NOT NULL, spent TEXT NOT NULL, PRIMARY KEY (block, analyst))",
-    "CREATE TABLE IF NOT EXISTS charge (id TEXT PRIMARY KEY, idempotency TEXT NOT NULL UNIQUE, "
+    "CREATE TABLE IF NOT EXISTS charge (id INTEGER PRIMARY KEY, idempotency TEXT NOT NULL UNIQUE, "
     "request TEXT NOT NULL, dataset TEXT NOT NULL, analyst TEXT NOT NULL, cost TEXT NOT NULL, "
     "state TEXT NOT NULL)",
 )

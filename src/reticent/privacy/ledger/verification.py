@@ -16,6 +16,7 @@ from reticent.privacy.ledger.cap import Cap
 from reticent.privacy.ledger.chain import GENESIS, Receipt, canonical, entry_hash, is_signed
 from reticent.privacy.ledger.cost import FREE, Cost
 from reticent.privacy.ledger.ledger import token_digest
+from reticent.privacy.ledger.statements import charge_number
 from reticent.privacy.ledger.store import Store, Transaction
 
 _MOST_FAULTS = 5
@@ -189,7 +190,12 @@ class _Replay:
             ]
         names = ("key", "request", "dataset", "analyst")
         return [
-            (key, *(entry[name] for name in names), canonical(entry["cost"]), entry["state"])
+            (
+                charge_number(key),
+                *(entry[name] for name in names),
+                canonical(entry["cost"]),
+                entry["state"],
+            )
             for key, entry in self.charges.items()
         ]
 
