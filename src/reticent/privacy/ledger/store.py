@@ -72,7 +72,7 @@ class SQLiteStore:
 
     def __init__(self, path: str | Path, *, create: bool = False, patience: float = 60.0) -> None:
         self.path, self._patience = Path(path), patience
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         if not create and not self.path.is_file():
@@ -80,7 +80,7 @@ class SQLiteStore:
                 f"Expected a ledger, got ledger={str(self.path)!r}: it isn't there. "
                 "Make one with: reticent budget grant"
             )
-        _open_stores.add(self)
+        close_before_fork(self)
         if create:
             self._make()
 
@@ -98,14 +98,14 @@ class SQLiteStore:
 
     def close(self) -> None:
         """See `Store.close`."""
-        with self._lock:
+        with self.lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[Transaction]:
-        with self._lock, _explained(self.path):
+        with self.lock, _explained(self.path):
             connection = self._connected()
             connection.execute(begin)
             try:
@@ -144,7 +144,7 @@ class SQLiteStore:
                 f"Expected to write ledger={str(self.path)!r}, got: {error.strerror}. "
                 "Choose another path."
             ) from None
-        with self._lock, _explained(self.path):
+        with self.lock, _explained(self.path):
             self._connected().execute("PRAGMA journal_mode = WAL")
         with self.writing() as transaction:
             for statement in SCHEMA:
@@ -197,22 +197,38 @@ def _damaged(path: Path, error: Exception) -> EvidenceError:
     )
 
 
-_open_stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
-_held: list[SQLiteStore] = []
+class Connected(Protocol):
+    """A store with a connection that does not survive a fork, and the lock that guards it."""
+
+    lock: threading.RLock
+
+    def close(self) -> None:
+        """See `Store.close`."""
+
+
+_open_stores: weakref.WeakSet[Connected] = weakref.WeakSet()
+_held: list[Connected] = []
+# Two threads that fork at once take turns, so that neither waits for a lock the other holds.
+_forking = threading.Lock()
+
+
+def close_before_fork(store: Connected) -> None:
+    """Have `store` closed before every fork, once its transaction under way has ended."""
+    _open_stores.add(store)
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     for store in list(_open_stores):
-        store._lock.acquire()
+        store.lock.acquire()
         _held.append(store)
-        if store._connection is not None:
-            store._connection.close()
-            store._connection = None
+        store.close()
 
 
 def _after_fork() -> None:
     while _held:
-        _held.pop()._lock.release()
+        _held.pop().lock.release()
+    _forking.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
