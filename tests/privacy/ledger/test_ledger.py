@@ -186,6 +186,11 @@ def test_terms_never_change_once_granted(ledger: Ledger) -> None:
             ledger.grant("none", bad, cap=CAP)
 
 
+def test_the_same_terms_written_otherwise_are_the_same(ledger: Ledger) -> None:
+    same = Cap(epsilon=1, delta=np.float64(1e-5), direct_delta=5e-6)
+    assert ledger.grant("people", PEOPLE, cap=same).blocks == ledger.dataset("people").blocks
+
+
 def test_an_analysts_quota_binds_within_the_blocks_cap(ledger: Ledger) -> None:
     ledger.limit("people", "eve", cap=Cap(epsilon=0.3, delta=0.0))
     spend(ledger, 0.3, "a", who="eve")

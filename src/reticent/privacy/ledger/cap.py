@@ -14,8 +14,9 @@ are added up: limit(a) solves c(a) e^((a - 1) (limit - epsilon)) = share(a). Run
 S(infinity) <= epsilon have L <= epsilon for certain and need no share. The deltas that mechanisms
 bring along add up beside this, out of a share of their own (`direct_delta`).
 
-**Assumptions.** Each charge bounds its mechanism's true cost; outputs leave only after their
-charge; blocks hold disjoint units. The shares are fixed when the cap is granted.
+**Assumptions.** Each charge bounds its mechanism's true cost, for the block's unit and
+neighbouring relation; outputs leave only after their charge; blocks hold disjoint units. The
+shares are fixed when the cap is granted.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ class Cap:
                 f"Expected 0 <= direct_delta <= delta={self.delta}, got "
                 f"direct_delta={self.direct_delta}. Leave it out for half of delta."
             )
+        # One stored form for one cap: 3 and 3.0 are the same terms.
+        for name in ("epsilon", "delta", "direct_delta"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @cached_property
     def shares(self) -> tuple[float, ...]:

@@ -125,7 +125,8 @@ class Ledger(Reader):
         earlier data sets stay in their blocks, whatever the data set is called now and whatever
         else it holds, so a copy, a part, or a superset gets no second budget for them. Granting
         again is allowed and changes nothing; a cap, once granted, never changes: `ConfigError`.
-        `DataError` for no units or an empty digest.
+        `DataError` for no units or an empty digest. Which blocks come back tells whether a record
+        was there before: only those who may see the data may grant.
         """
         units = [(item,) if isinstance(item, str) else tuple(item) for item in digests]
         if not units or not all(item and all(item) for item in units):
