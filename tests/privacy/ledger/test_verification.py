@@ -186,6 +186,38 @@ def test_an_entry_added_or_rewritten_without_the_key_is_found(path: Path) -> Non
         check(path)
 
 
+def test_an_entry_rewritten_with_its_own_hash_breaks_the_next(path: Path) -> None:
+    """Every hash covers the one before: re-hashing one entry is not enough, all needs the key."""
+    rows = dump(path)["log"]
+    forged: dict[int, tuple[str, str, str]] = {}
+    previous = "0" * 64
+    for position, body, _, _ in rows:
+        number, text = int(str(position)), str(body).replace('"analyst":"eve"', '"analyst":"bob"')
+        made = entry_hash(number, previous, text)
+        forged[number] = (text, previous, made)
+        previous = made
+    changed = next(int(str(p)) for p, body, _, _ in rows if '"analyst":"eve"' in str(body))
+    body, _, found = forged[changed]
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "UPDATE log SET body = ?, hash = ? WHERE position = ?", (body, found, changed)
+    )
+    connection.execute("UPDATE log SET previous = ? WHERE position = ?", (found, changed + 1))
+    connection.commit()
+    with pytest.raises(EvidenceError, match=f"entry {changed + 1} is altered"):
+        check(path)
+    for position, (text, before, made) in forged.items():
+        connection.execute(
+            "UPDATE log SET body = ?, previous = ?, hash = ? WHERE position = ?",
+            (text, before, made, position),
+        )
+    connection.execute("UPDATE head SET hash = ?", (previous,))
+    connection.commit()
+    connection.close()
+    with pytest.raises(EvidenceError, match="faults=1: the head isn't signed"):
+        check(path)
+
+
 def test_an_older_copy_put_back_is_found_by_a_receipt(path: Path, tmp_path: Path) -> None:
     shutil.copy(path, tmp_path / "old.db")
     ledger = Ledger.open(path)
