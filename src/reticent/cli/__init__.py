@@ -11,6 +11,7 @@ import typer
 
 from reticent.cli import (
     audit,
+    budget,
     compare,
     demo,
     doctor,
@@ -36,6 +37,7 @@ VERBS = (
     compare.compare,
     serve.serve,
     query.query,
+    budget.budget,
     report.report,
     doctor.doctor,
 )

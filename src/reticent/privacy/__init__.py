@@ -1,0 +1,1 @@
+"""Where privacy budgets are granted and spent."""
