@@ -158,17 +158,17 @@ class References:
     def confidences(self) -> NDArray[np.float64]:
         """Mean confidence of each candidate, (2, n): row 0 trained without it, 1 with it, or NaN.
 
-        Exponentials are most of the work. They are taken in float32, four times as fast and as
-        exact as a bank keeps its answers; the means are float64.
+        Exponentials are most of the work. They are taken and summed in float32, four times as
+        fast and about as exact as a bank keeps its answers.
         """
         found = np.exp(self.signals.log_confidence[:, : self.signals.pool].astype(np.float32))
+        inside, each = self.member.astype(np.float32), np.ones(len(self), np.float32)
         count = np.empty((2, found.shape[1]))
         total = np.empty_like(count)
-        count[1] = self.member.sum(axis=0)
+        count[1] = each @ inside
         count[0] = len(self) - count[1]
-        both = found.sum(axis=0, dtype=np.float64)
-        total[1] = np.multiply(found, self.member, out=found).sum(axis=0, dtype=np.float64)
-        total[0] = both - total[1]
+        total[1] = np.einsum("ij,ij->j", found, inside)
+        total[0] = each @ found - total[1]
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
     def target(self, model: int) -> Signals:
