@@ -34,6 +34,9 @@ EXTRAS: dict[str, dict[str, str]] = {
         "prometheus-client": "0.20",
     },
     "data": {"pyarrow": "16", "mlxtend": "0.23", "scikit-learn": "1.5"},
+    "cluster": {"ray": "2.30"},
+    "postgres": {"psycopg": "3.1", "psycopg-binary": "3.1"},
+    "dp": {"dp-accounting": "0.6"},
     "report": {"matplotlib": "3.8"},
 }
 PYTHON_AT_LEAST = (3, 11)
