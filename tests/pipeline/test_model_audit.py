@@ -153,3 +153,14 @@ def test_rebuilt_records_become_pictures(tmp_path: Path) -> None:
     assert card.findings[0].value == 1.0
     write_report(tmp_path / "report.html", card, rebuilt=shown)
     assert "What attackers rebuilt" in (tmp_path / "report.html").read_text()
+
+
+def test_a_function_has_no_architecture_to_train_reference_models_of() -> None:
+    """Knowing the training is of no use without the network: the audit stays with scores."""
+    plain = LogisticRegression().fit(TASK.x[MEMBERS], TASK.public[MEMBERS])
+    card = audit(
+        plain.predict_proba, outputs="probabilities", access="L3",
+        recipe=TrainingRecipe(size=400), claims=[parse_claim("epsilon=1,delta=1e-5")],
+    )  # fmt: skip
+    assert not any(f.attack == "battery" for f in card.findings)
+    assert card.status(card.guarantees[0]) is Status.NOT_TESTED

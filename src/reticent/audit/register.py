@@ -42,7 +42,10 @@ def _always(victim: Victim, material: Material) -> str | None:
 
 def _is_trained(victim: Victim) -> bool:
     """Whether it is known how to train models like the victim."""
-    return victim.recipe is not None or hasattr(victim.model, "get_params")
+    blank = victim.blank()
+    if hasattr(blank, "get_params"):
+        return True
+    return victim.recipe is not None and isinstance(blank, nn.Module)
 
 
 def _membership(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
@@ -71,7 +74,7 @@ def _lacks_attributes(victim: Victim, material: Material) -> str | None:
 def _attributes(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
     assert material.population is not None
     level = Access.SCORES if victim.scores is not None else Access.LABEL
-    recipe = victim.recipe
+    recipe = victim.recipe if isinstance(victim.blank(), nn.Module) else None
     if recipe is not None and recipe.size + recipe.held_out <= len(material.population):
         level = Access.SHADOW
     found: list[Finding] = []
@@ -95,7 +98,9 @@ def _lacks_properties(victim: Victim, material: Material) -> str | None:
     binary = [name for name, values in material.private.items() if int(values.max()) == 1]
     if not binary:
         return "the records name no private attribute of two values"
-    return None if victim.recipe is not None else "needs to know how the model was trained"
+    if victim.recipe is None or not isinstance(victim.blank(), nn.Module):
+        return "needs a network, and to know how it was trained"
+    return None
 
 
 def _properties(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
