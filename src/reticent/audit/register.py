@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from torch import nn
 
 from reticent.attacks.finding import Finding
-from reticent.attacks.shadow.training import fresh
 from reticent.attacks.spec import Access, Labelled
 from reticent.attacks.target import Victim
 from reticent.audit.extraction import audit_extraction
@@ -210,18 +208,9 @@ def _extraction(victim: Victim, material: Material, settings: Settings) -> Seque
         queries=material.population,
         test=material.non_members,
         access=min(settings.access, level),
-        make=_architecture(victim, settings),
         seed=settings.seed,
         progress=settings.report,
     )
-
-
-def _architecture(victim: Victim, settings: Settings) -> Callable[[], nn.Module] | None:
-    """Fresh networks like the victim, for adversaries who know how it was made."""
-    if settings.access < Access.SHADOW or not isinstance(victim.blank(), nn.Module):
-        return None
-    numbers = itertools.count(1)
-    return lambda: fresh(victim.blank(), seed=settings.seed, number=next(numbers))
 
 
 def _joined(parts: Sequence[Labelled]) -> Labelled:

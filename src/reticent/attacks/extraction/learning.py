@@ -30,6 +30,7 @@ _EPOCHS = 30
 _SKETCH = 150
 _MIXTURES = 0.5
 _SURE = 1e-4
+_ZERO = -60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,16 +150,26 @@ def _learn(
             # Doubt needs a rough copy only; it goes on learning from round to round.
             if sketch is None:
                 sketch = Committee(pool, classes, members=plan.members, make=plan.make, seed=seed)
-            sketch.train(pool[asked], answers, steps=_SKETCH, graded=graded)
+            learnt = _above_zero(answers) if graded else answers
+            sketch.train(pool[asked], learnt, steps=_SKETCH, graded=graded)
     return train_copy(
         pool[asked],
-        answers,
+        _above_zero(answers) if graded else answers,
         classes=classes,
         members=plan.members,
         make=plan.make,
         seed=seed,
         graded=graded,
     )
+
+
+def _above_zero(answers: LogProbabilities) -> LogProbabilities:
+    """The answers with probabilities of 0 raised to just below the least other one.
+
+    A forest answers 0 where no tree votes; its logarithm would outweigh every other answer.
+    """
+    least = float(answers[answers > _ZERO].min())
+    return np.maximum(answers, least - 1.0)
 
 
 def _stretched(pool: Batch, least: int, rng: np.random.Generator) -> Batch:
