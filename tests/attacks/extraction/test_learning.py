@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
@@ -142,17 +143,13 @@ def test_boundary_search_refuses_what_it_cannot_do() -> None:
         BoundarySearch(queries=1000).fit(large.at_label(), wide, seed=0)
 
 
-def test_a_forest_that_answers_zero_is_copied_from_scores_as_well_as_from_labels() -> None:
+def test_a_forest_that_answers_zero_is_copied_better_from_scores_than_from_labels() -> None:
     """The logarithm of 0 outweighs every other answer, unless it is kept in bounds."""
-    rng = np.random.default_rng(4)
-    x = rng.normal(size=(1200, 6)).astype(np.float32)
-    y = (x[:, :3] + 0.5 * rng.normal(size=(1200, 3))).argmax(axis=1)
-    forest = RandomForestClassifier(20, random_state=0).fit(x[:400], y[:400])
+    x, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(x))
+    x, y = (x[rows] / 16).astype(np.float32), y[rows]
+    forest = RandomForestClassifier(20, random_state=0).fit(x[:500], y[:500])
     target = Victim.of_estimator(forest, sample=x)
-    kinds: dict[str, Any] = {
-        "scores": ScoreLearning(queries=400).fit(target.at_scores(), x[400:800], seed=0),
-        "labels": LabelLearning(queries=400).fit(target.at_label(), x[400:800], seed=0),
-    }
-    agreed = {name: agreement(target, copy, x[800:]) for name, copy in kinds.items()}
-    assert agreed["scores"] >= agreed["labels"] - 0.02
-    assert agreed["scores"] > 0.8
+    scored = ScoreLearning(queries=300).fit(target.at_scores(), x[500:1000], seed=0)
+    labelled = LabelLearning(queries=300).fit(target.at_label(), x[500:1000], seed=0)
+    assert agreement(target, scored, x[1000:]) > agreement(target, labelled, x[1000:])
