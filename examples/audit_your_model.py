@@ -20,7 +20,7 @@ from reticent.audit.material import parse_claim
 
 # 5,000 real MNIST digits that come with a package. The split is at random: members and
 # non-members must differ in nothing but membership.
-task = reticent.load("mnist5k")
+task = reticent.load("mnist5k", public="digit")
 rows = np.random.default_rng(0).permutation(len(task))
 members, non_members, population = rows[:1500], rows[1500:3000], rows[3000:4000]
 x, y = task.x, task.public
