@@ -42,6 +42,7 @@ def test_a_handle_has_the_methods_of_its_level_and_of_those_before_only(level: A
     assert public == set().union(*(OWN[below] for below in Access if below <= level))
 
 
+@pytest.mark.slow
 def test_a_peek_above_the_level_is_a_type_error(tmp_path: Path) -> None:
     code = (
         "from reticent.attacks.target import LabelTarget, ScoreTarget\n"

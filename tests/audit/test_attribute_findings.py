@@ -187,6 +187,7 @@ def test_a_bad_choice_on_validation_is_overruled_where_the_test_part_shows_it() 
     assert bad.value == pytest.approx(bad.details["value by family"][said["by"]])
 
 
+@pytest.mark.slow
 def test_chance_does_not_overrule_the_choice() -> None:
     """No family can know a secret that isn't there: the lucky one of them doesn't count."""
     overruled = [

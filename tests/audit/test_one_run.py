@@ -194,6 +194,7 @@ def sums(noise: float, seed: int, canaries: int = 1000):  # type: ignore[no-unty
     return lambda included: included + rng.normal(0, noise, canaries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1.0, 4.0])
 def test_a_gaussian_mechanism_is_rarely_flagged_and_a_tenth_of_its_noise_always(
     epsilon: float,

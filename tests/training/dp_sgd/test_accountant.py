@@ -72,6 +72,7 @@ def test_a_capacity_that_binds_costs_and_one_that_does_not_is_free() -> None:
     assert at(130) > 1.5 * free
 
 
+@pytest.mark.slow
 def test_users_with_more_records_cost_more() -> None:
     costs = [
         epsilon(
@@ -88,6 +89,7 @@ def test_users_with_more_records_cost_more() -> None:
     assert costs[0] < costs[1] < costs[2] < 8 * costs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.5, 8.0])
 def test_calibration_meets_its_target_from_below(target: float) -> None:
     plan = Mechanism(
