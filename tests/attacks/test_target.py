@@ -195,3 +195,16 @@ def test_probabilities_rounded_to_two_decimals_are_probabilities() -> None:
     x = rng.normal(size=(40, 3)).astype(np.float32)
     target = Victim.of_function(rounded, sample=x).at_scores()
     assert np.allclose(np.exp(target.predict_scores(x)).sum(axis=1), 1)
+
+
+def test_joined_records_keep_their_order_and_lose_users_that_not_all_have() -> None:
+    first = Labelled(x=np.zeros((2, 3), np.float32), y=np.array([0, 1]), users=np.array([4, 5]))
+    second = Labelled(x=np.ones((1, 3), np.float32), y=np.array([2]), users=np.array([6]))
+    both = Labelled.joined((first, second))
+    assert both.y.tolist() == [0, 1, 2]
+    assert both.users is not None
+    assert both.users.tolist() == [4, 5, 6]
+    nameless = Labelled(x=second.x, y=second.y)
+    assert Labelled.joined((first, nameless)).users is None
+    with pytest.raises(DataError, match="of one shape"):
+        Labelled.joined((first, Labelled(x=np.ones((1, 2), np.float32), y=np.array([0]))))

@@ -6,7 +6,7 @@ truth about them; an evaluator in `reticent.audit` does, and says what the score
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, Self, TypeVar
@@ -105,6 +105,22 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The records of all parts, in their order; with users where every part has them.
+
+        Raises `DataError` for records of different shapes.
+        """
+        shapes = [part.x.shape[1:] for part in parts]
+        if len(set(shapes)) > 1:
+            raise DataError(f"Expected records of one shape, got {' and '.join(map(str, shapes))}.")
+        users = [part.users for part in parts if part.users is not None]
+        return cls(
+            x=np.concatenate([part.x for part in parts]),
+            y=np.concatenate([part.y for part in parts]),
+            users=np.concatenate(users) if len(users) == len(parts) else None,
+        )
 
     def take(self, rows: NDArray[Any]) -> Self:
         """The records at `rows` (indices, or a mask)."""

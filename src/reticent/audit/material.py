@@ -41,12 +41,7 @@ class Material:
     dropped: int = 0
 
     def __post_init__(self) -> None:
-        for name, part in (("members", self.members), ("non_members", self.non_members)):
-            if len(part) < FEWEST:
-                raise DataError(
-                    f"Expected {FEWEST} or more records in {name}, got {len(part)}: no error rate "
-                    "could be resolved."
-                )
+        refuse_few(self.members, self.non_members)
         shapes = {part.x.shape[1:] for part in self.parts}
         if len(shapes) > 1:
             raise DataError(f"Expected records of one shape, got {sorted(shapes)}.")
@@ -122,6 +117,16 @@ class Material:
         parts = {name: _labelled(task, chosen) for name, chosen in rows.items()}
         private = {name: values[order] for name, values in task.private.items()}
         return cls(**parts, private=private, dropped=int(doubled.sum()))
+
+
+def refuse_few(members: Labelled, non_members: Labelled) -> None:
+    """Raise `DataError` for fewer than `FEWEST` records on either side."""
+    for name, part in (("members", members), ("non_members", non_members)):
+        if len(part) < FEWEST:
+            raise DataError(
+                f"Expected {FEWEST} or more records in {name}, got {len(part)}: no error rate "
+                "could be resolved."
+            )
 
 
 def parse_claim(text: str) -> Guarantee:

@@ -32,6 +32,7 @@ from reticent.attacks.spec import Access, Labelled, Scores
 from reticent.attacks.target import Victim
 from reticent.audit.blind import Blind, blind_baseline
 from reticent.audit.epsilon import Confusion, epsilon_finding, judge_bound
+from reticent.audit.material import FEWEST, refuse_few
 from reticent.audit.membership_controls import PositiveControl, negative_control, positive_control
 from reticent.audit.membership_figures import (
     AUC,
@@ -48,7 +49,6 @@ from reticent.guarantee import CLIENT, DifferentialPrivacy, Guarantee, Pillar
 from reticent.random import seeded
 
 TARGET = "training set"
-_FEWEST = 30
 _BOUNDARY_RECORDS = 500
 _BOUNDARY_QUERIES = 120
 _DELTA = 1e-5
@@ -135,7 +135,9 @@ def audit_membership(
     nothing of them; `ConfigError` for a bank or recipe that doesn't fit.
     """
     say = progress or (lambda _text: None)
-    records, member = _candidates(members, non_members)
+    refuse_few(members, non_members)
+    records = Labelled.joined((members, non_members))
+    member = np.arange(len(records)) < len(members)
     audit = _Audit(records=records, member=member, name=name, seed=seed)
     say("membership: blind baseline")
     blind = blind_baseline(records, member, seed=seed)
@@ -145,7 +147,7 @@ def audit_membership(
     if access >= Access.LABEL:
         _label_attacks(audit, victim, access, say)
     if access >= Access.SCORES:
-        asked = records if population is None else _joined(records, population)
+        asked = records if population is None else Labelled.joined((records, population))
         handle = victim.at_shadow()
         say(f"membership: asking about {len(asked)} records")
         signals = Signals.of_answers(handle.predict_scores(asked.x), asked.y, pool=len(records))
@@ -200,7 +202,7 @@ def _score_attacks(
     told: dict[str, Any] = {"access": str(Access.SCORES), "queries": queries}
     scores = loss_scores(signals)
     audit.add("loss", scores, told | {"tail": _tail(scores, audit.member)})
-    if population is not None and len(population) >= 2 * _FEWEST:
+    if population is not None and len(population) >= 2 * FEWEST:
         scores = quantile_scores(signals, audit.records, population, seed=audit.seed)
         audit.add("quantile", scores, told)
 
@@ -342,29 +344,6 @@ def _tail(scores: Scores, member: NDArray[np.bool_]) -> dict[str, float]:
         f"tnr at {fpr:.1%} fnr": float((others > np.quantile(losses, 1 - fpr)).mean())
         for fpr in FPRS
     }
-
-
-def _candidates(members: Labelled, non_members: Labelled) -> tuple[Labelled, NDArray[np.bool_]]:
-    for side, part in (("members", members), ("non_members", non_members)):
-        if len(part) < _FEWEST:
-            raise DataError(
-                f"Expected {_FEWEST} or more records in {side}, got {len(part)}: no error rate "
-                "could be resolved."
-            )
-    joined = _joined(members, non_members)
-    return joined, np.arange(len(joined)) < len(members)
-
-
-def _joined(first: Labelled, second: Labelled) -> Labelled:
-    if first.x.shape[1:] != second.x.shape[1:]:
-        raise DataError(
-            f"Expected records of one shape, got {first.x.shape[1:]} and {second.x.shape[1:]}."
-        )
-    users = None
-    if first.users is not None and second.users is not None:
-        users = np.concatenate([first.users, second.users])
-    x, y = np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y])
-    return Labelled(x=x, y=y, users=users)
 
 
 def _refuse_if_told(blind: Blind) -> None:

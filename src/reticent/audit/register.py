@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import numpy as np
 from torch import nn
 
 from reticent.attacks.finding import Finding
@@ -103,7 +101,7 @@ def _lacks_properties(victim: Victim, material: Material) -> str | None:
 
 def _properties(victim: Victim, material: Material, settings: Settings) -> Sequence[Finding]:
     assert victim.recipe is not None
-    pool = _joined(material.parts)
+    pool = Labelled.joined(material.parts)
     found: list[Finding] = []
     for name, values in material.private.items():
         if int(values.max()) != 1:
@@ -210,16 +208,6 @@ def _extraction(victim: Victim, material: Material, settings: Settings) -> Seque
         access=min(settings.access, level),
         seed=settings.seed,
         progress=settings.report,
-    )
-
-
-def _joined(parts: Sequence[Labelled]) -> Labelled:
-    users: Any = [part.users for part in parts]
-    known = all(each is not None for each in users)
-    return Labelled(
-        x=np.concatenate([part.x for part in parts]),
-        y=np.concatenate([part.y for part in parts]),
-        users=np.concatenate(users) if known else None,
     )
 
 
