@@ -1,0 +1,1 @@
+"""The channel on ciphertexts: a polynomial network, evaluated under CKKS encryption."""
