@@ -39,6 +39,7 @@ from reticent.training.dp_sgd.trainer import INSIDER, PerExampleLoss, Plan, Trai
 CONFIDENCE = 0.99
 # Shares of the error: half for the bounds, half for the mechanism's properties.
 _DRAWN, _INSIDER, _GUESSES, _CHECKS = 0.4, 0.05, 0.05, 0.5
+_NO_DELTA = "Expected delta where there is no claim, got delta=None."
 _SOURCES = {
     "drawn": "Nasr et al. 2023, section 4, with the noise's scale and the draws observed",
     "insider": "Nasr et al. 2023, section 4, with the noise's scale observed",
@@ -56,8 +57,8 @@ class WhiteBoxResult:
     """What a white-box audit says about a claim.
 
     `epsilon_lower` is the greatest of `bounds`, at `confidence` over all bounds and checks.
-    `power` is the bound that the same audit shows of a run with three quarters of its noise. `broken` names the
-    properties of the mechanism that the run doesn't have.
+    `power` is the bound that the same audit shows of a run with three quarters of its noise.
+    `broken` names the properties of the mechanism that the run doesn't have.
     """
 
     epsilon_lower: float
@@ -139,6 +140,10 @@ def audit_training(
     """
     if not 0 < confidence < 1:
         raise ConfigError(f"Expected 0 < confidence < 1, got confidence={confidence}.")
+    if claim is not None:
+        _strength(claim, delta)
+    elif delta is None:
+        raise ConfigError(_NO_DELTA)
     sight, declared = watch(
         make,
         copy.deepcopy(model),
@@ -201,9 +206,7 @@ def private_run(
             losses=losses,
             noise_multiplier=noise_multiplier,
             plan=plan,
-            sampling=PoissonSampling(
-                examples=len(inputs), probability=rate, capacity=len(inputs)
-            ),
+            sampling=PoissonSampling(examples=len(inputs), probability=rate, capacity=len(inputs)),
             clipping=clipping,
             seed=seed,
         )
@@ -214,7 +217,7 @@ def private_run(
 def accounted(mechanism: Mechanism, delta: float | None) -> Guarantee:
     """What the accountant says of `mechanism` at `delta`, as a claim."""
     if delta is None:
-        raise ConfigError("Expected delta where there is no claim, got delta=None.")
+        raise ConfigError(_NO_DELTA)
     return Guarantee(
         id="dp-sgd",
         pillar=Pillar.TRAINING_DATA,
@@ -243,9 +246,7 @@ def _strength(claim: Guarantee, delta: float | None) -> DifferentialPrivacy:
     return strength
 
 
-def _judge(
-    lower: float, claimed: float, shown: float, failed: list[Check]
-) -> tuple[Status, str]:
+def _judge(lower: float, claimed: float, shown: float, failed: list[Check]) -> tuple[Status, str]:
     reasons = []
     if lower > claimed:
         reasons.append(f"shown: epsilon >= {lower:.3g}, claimed: {claimed:.3g}")
@@ -255,8 +256,8 @@ def _judge(
     if shown <= claimed:
         return (
             Status.INCONCLUSIVE,
-            f"three quarters of the noise would show epsilon >= {shown:.3g} only, claimed: {claimed:.3g}. Use "
-            "more canaries or more steps",
+            f"three quarters of the noise would show epsilon >= {shown:.3g} only, claimed: "
+            f"{claimed:.3g}. Use more canaries or more steps",
         )
     return (
         Status.CONSISTENT,

@@ -35,7 +35,7 @@ from reticent.training.dp_sgd.accountant import Mechanism, curve
 _SCALE_SHARE = 0.1
 _MOST_RATIO = 2.0
 _LEAST_RATIO = 1e-2
-_GRID = 400
+_FINE, _COARSE = 400, 10
 _LESS_NOISE = 0.75
 _REACH = 12.0
 
@@ -123,14 +123,16 @@ def insider_ratio(
 def ratio_epsilon(ratio: float, declared: Declared, delta: float) -> float:
     """The epsilon at `delta` of the declared steps and sampling with noise multiplier 1 / ratio.
 
-    Ratios are rounded down to steps of 1/400 of the declared one, and cut at twice that one: what
-    comes out is a lower bound still.
+    The ratio is cut at twice the declared one and rounded down, to 1/400 of that one, or to a
+    tenth where it is larger by a tenth: what comes out is a lower bound still, of few values.
     """
     noise = declared.mechanism.noise_multiplier
-    steps = math.floor(min(ratio * noise, _MOST_RATIO) * _GRID)
-    if steps < _LEAST_RATIO * _GRID:
+    relative = min(ratio * noise, _MOST_RATIO)
+    if relative < _LEAST_RATIO:
         return 0.0
-    return _epsilon(noise * _GRID / steps, declared.mechanism.steps, sampled(declared), delta)
+    grid = _FINE if relative < 1 + 1 / _COARSE else _COARSE
+    rounded = math.floor(relative * grid) / grid
+    return _epsilon(noise / rounded, declared.mechanism.steps, sampled(declared), delta)
 
 
 @functools.lru_cache(maxsize=256)
@@ -139,21 +141,26 @@ def _epsilon(noise: float, steps: int, probability: float, delta: float) -> floa
     return max(0.0, curve(made, (delta,))[0])
 
 
-def drawn_bound(sight: Sight, declared: Declared, *, delta: float, error: float) -> Bound:
-    """The sharpest: over all canaries together, and over those of each route by themselves.
+def sharpest_drawn_ratio(sight: Sight, error: float) -> float:
+    """`drawn_ratio` over all canaries together, and over those of each route by themselves.
 
     Two thirds of the error go to the former, the rest in equal parts to the latter.
     """
     drawn = sight.drawn
     groups = [(drawn, error * 2 / 3)]
     groups += [(drawn & (sight.routes == route), error / 3 / len(Route)) for route in Route]
-    ratio = max(drawn_ratio(sight.scores[own], sight.spare, share) for own, share in groups)
+    return max(drawn_ratio(sight.scores[own], sight.spare, share) for own, share in groups)
+
+
+def drawn_bound(sight: Sight, declared: Declared, *, delta: float, error: float) -> Bound:
+    """The sharpest: the auditor knows which step drew whom."""
+    ratio = sharpest_drawn_ratio(sight, error)
     return Bound(
         name="drawn",
         epsilon=ratio_epsilon(ratio, declared, delta),
         ratio=ratio,
         error=error,
-        n=int(drawn.sum()),
+        n=int(sight.drawn.sum()),
     )
 
 
@@ -200,5 +207,7 @@ def power(sight: Sight, declared: Declared, *, delta: float, error: float) -> fl
     noise, count = declared.mechanism.noise_multiplier * _LESS_NOISE, int(sight.drawn.sum())
     if not count:
         return 0.0
-    reach = float(special.ndtri(1 - error * 2 / 3)) * noise / math.sqrt(count)
-    return ratio_epsilon(max(0.0, (1 - reach) / noise), declared, delta)
+    freedom, share = sight.spare.size, error * 2 / 3
+    scale = noise * math.sqrt(freedom / stats.chi2.ppf(_SCALE_SHARE * share, freedom))
+    reach = float(special.ndtri(1 - (1 - _SCALE_SHARE) * share)) * scale / math.sqrt(count)
+    return ratio_epsilon(max(0.0, (1 - reach) / scale), declared, delta)

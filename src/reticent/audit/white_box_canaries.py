@@ -221,8 +221,8 @@ def watch(
     """
     if canaries < 2 * len(Route) or spare < 2 or len(inputs) != len(targets) or not len(inputs):
         raise ConfigError(
-            f"Expected {2 * len(Route)} canaries or more, spare >= 2 and as many inputs as targets, "
-            f"got canaries={canaries}, spare={spare}, inputs={len(inputs)}, "
+            f"Expected {2 * len(Route)} canaries or more, spare >= 2 and as many inputs as "
+            f"targets, got canaries={canaries}, spare={spare}, inputs={len(inputs)}, "
             f"targets={len(targets)}."
         )
     total = 1 + canaries + len(inputs)

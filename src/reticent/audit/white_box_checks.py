@@ -34,12 +34,12 @@ def checks(sight: Sight, declared: Declared) -> tuple[Check, ...]:
     """Every test, in the order: noise, contributions, sampling."""
     return (
         noise_level(sight.spare, declared),
-        noise_steady(sight.spare, declared),
+        noise_steady(sight.spare),
         noise_fresh(sight.spare),
         noise_gaussian(sight.spare),
         *moves(sight, declared),
         additive(sight, declared),
-        nothing_else(sight),
+        *nothing_else(sight),
         *sampling(sight.draws[:, 1:], sampled(declared)),
     )
 
@@ -55,16 +55,24 @@ def noise_level(spare: NDArray[np.float64], declared: Declared) -> Check:
     )
 
 
-def noise_steady(spare: NDArray[np.float64], declared: Declared) -> Check:
-    """Every step has the same noise: a divisor, or a scale, that follows the data doesn't."""
-    z, width = declared.mechanism.noise_multiplier, spare.shape[1]
-    totals = np.square(spare).sum(axis=1) / z**2
-    least = np.minimum(stats.chi2.cdf(totals, width), stats.chi2.sf(totals, width)).min()
-    low, high = np.sqrt(totals.min() / width) * z, np.sqrt(totals.max() / width) * z
+def noise_steady(spare: NDArray[np.float64]) -> Check:
+    """Every step has the same noise: a divisor, or a scale, that follows the data doesn't.
+
+    Each step against all others, an F test; the least p-value pays for the number of steps.
+    """
+    steps, width = spare.shape
+    totals = np.square(spare).sum(axis=1)
+    rest = totals.sum() - totals
+    if steps == 1 or not rest.all():
+        return Check(name="noise steady", p_value=float(steps == 1), says="steps without noise")
+    found = (steps - 1) * totals / rest
+    law = stats.f(width, width * (steps - 1))
+    least = float(np.minimum(law.cdf(found), law.sf(found)).min())
+    low, high = np.sqrt(totals.min() / width), np.sqrt(totals.max() / width)
     return Check(
         name="noise steady",
-        p_value=min(1.0, 2 * len(spare) * float(least)),
-        says=f"noise from {low:.4g} to {high:.4g} clip norms over {len(spare)} steps",
+        p_value=min(1.0, 2 * steps * least),
+        says=f"noise from {low:.4g} to {high:.4g} clip norms over {steps} steps",
     )
 
 
@@ -86,7 +94,10 @@ def noise_fresh(spare: NDArray[np.float64]) -> Check:
 
 
 def noise_gaussian(spare: NDArray[np.float64]) -> Check:
-    """The noise's shape (Kolmogorov-Smirnov; its own scale is used, which errs on the safe side)."""
+    """The noise's shape, by Kolmogorov and Smirnov.
+
+    Its own scale is used, which errs on the safe side.
+    """
     some = spare.ravel()[:: max(1, spare.size // _KS_DRAWS)]
     scale = math.sqrt(float(np.square(spare).mean()))
     if scale == 0:
@@ -143,14 +154,21 @@ def additive(sight: Sight, declared: Declared) -> Check:
     )
 
 
-def nothing_else(sight: Sight) -> Check:
-    """Canaries that weren't drawn have no part in the release."""
-    values = sight.scores[~sight.drawn]
-    return Check(
-        name="nothing but the draw",
-        p_value=_mean_is_zero(values, sight.spare),
-        says=f"{float(values.mean()) if len(values) else 0.0:.3g} clip norms from canaries not "
-        f"drawn, n={len(values)}",
+def nothing_else(sight: Sight) -> tuple[Check, ...]:
+    """Canaries that weren't drawn have no part in the release, not even from the step before."""
+    quiet, before = ~sight.drawn, np.zeros_like(sight.drawn)
+    before[1:] = sight.drawn[:-1]
+    return tuple(
+        Check(
+            name=name,
+            p_value=_mean_is_zero(sight.scores[own], sight.spare),
+            says=f"{float(sight.scores[own].mean()) if own.any() else 0.0:.3g} clip norms from "
+            f"canaries {whose}, n={int(own.sum())}",
+        )
+        for name, own, whose in (
+            ("nothing but the draw", quiet, "not drawn"),
+            ("nothing left over", quiet & before, "drawn in the step before only"),
+        )
     )
 
 
