@@ -13,12 +13,13 @@ from white_box_ideal import RATE, declared, ideal
 
 from reticent.audit.epsilon import gaussian_epsilon
 from reticent.audit.white_box_bounds import (
+    drawn_bound,
     drawn_ratio,
     guess_bound,
+    insider_bound,
     insider_ratio,
     likelihoods,
     noise_limit,
-    power,
     ratio_epsilon,
     sampled,
     sharpest_drawn_ratio,
@@ -108,11 +109,11 @@ def test_epsilon_of_the_declared_ratio_is_the_accountants() -> None:
     given = declared(noise=2.4)
     exact = epsilon(given.mechanism, 1e-5)
     assert ratio_epsilon(1 / 2.4, given, 1e-5) == pytest.approx(exact, rel=1e-3)
-    shown = [ratio_epsilon(share / 2.4, given, 1e-5) for share in (0.0, 0.5, 0.999, 1.4, 9)]
+    shown = [ratio_epsilon(share / 2.4, given, 1e-5) for share in (0.0, 0.5, 0.999, 1.2, 9)]
     assert shown == sorted(shown)
     assert shown[0] == 0
     assert shown[2] < exact < shown[3]
-    assert shown[-1] == ratio_epsilon(2 / 2.4, given, 1e-5)
+    assert shown[-1] == ratio_epsilon(1.5 / 2.4, given, 1e-5)
 
 
 def test_epsilon_of_one_full_batch_is_the_gaussian_mechanisms() -> None:
@@ -144,9 +145,11 @@ def test_power_is_what_less_noise_shows_on_average() -> None:
     given = declared(noise=1.6)
     runs = [ideal(seed, noise=1.2, canaries=1000) for seed in range(40)]
     typical = np.mean([sharpest_drawn_ratio(run, 0.01) for run in runs])
-    promised = power(runs[0], given, delta=1e-5, error=0.01)
+    promised = drawn_bound(runs[0], given, delta=1e-5, error=0.01).power
     assert promised == pytest.approx(ratio_epsilon(float(typical), given, 1e-5), rel=0.1)
     assert promised > epsilon(given.mechanism, 1e-5)
+    weaker = insider_bound(runs[0], given, delta=1e-5, error=0.01).power
+    assert 0 < weaker < promised
 
 
 def test_other_batches_are_refused() -> None:

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from white_box_ideal import RATE, declared, ideal
 
-from reticent.audit.white_box_canaries import Route, Sight
-from reticent.audit.white_box_checks import checks, expected_moves
+from reticent.audit.white_box_canaries import Route, Sight, expected_moves
+from reticent.audit.white_box_checks import checks
 
 RUNS, CUT = 250, 0.05
 

@@ -24,7 +24,6 @@ from reticent.audit.white_box_bounds import (
     drawn_bound,
     guess_bound,
     insider_bound,
-    power,
     sampled,
 )
 from reticent.audit.white_box_canaries import PULL, Declared, Make, Steps, watch
@@ -57,7 +56,7 @@ class WhiteBoxResult:
     """What a white-box audit says about a claim.
 
     `epsilon_lower` is the greatest of `bounds`, at `confidence` over all bounds and checks.
-    `power` is the bound that the same audit shows of a run with three quarters of its noise.
+    `power` is the greatest epsilon that a run with three quarters of its noise would show.
     `broken` names the properties of the mechanism that the run doesn't have.
     """
 
@@ -95,6 +94,7 @@ class WhiteBoxResult:
                 {
                     "name": bound.name,
                     "epsilon": bound.epsilon,
+                    "power": bound.power,
                     "error": bound.error,
                     "n": bound.n,
                     "assumes": _ASSUMES[bound.name],
@@ -168,7 +168,7 @@ def audit_training(
         guess_bound(sight, declared, delta=strength.delta, error=_GUESSES * error),
     )
     lower = max(bound.epsilon for bound in bounds)
-    shown = power(sight, declared, delta=strength.delta, error=_DRAWN * error)
+    shown = max(bound.power for bound in bounds if bound.ratio is not None)
     verdict, reason = _judge(lower, strength.epsilon, shown, [c for c in found if c.name in broken])
     return WhiteBoxResult(
         epsilon_lower=lower,
@@ -270,7 +270,7 @@ def _finding(result: WhiteBoxResult, bound: Bound) -> Finding:
     first = bound is result.bounds[0]
     strength = _strength(result.claim, None)
     over = bound.epsilon > strength.epsilon
-    top = max(bound.epsilon, result.power)
+    top = max(bound.epsilon, bound.power)
     return Finding(
         attack=f"white-box audit ({bound.name})",
         pillar=result.claim.pillar,
@@ -290,7 +290,7 @@ def _finding(result: WhiteBoxResult, bound: Bound) -> Finding:
             "claimed_epsilon": strength.epsilon,
             "delta": strength.delta,
             "epsilon_lower_bound": bound.epsilon,
-            "max_epsilon": result.power,
+            "max_epsilon": bound.power,
             "confidence": result.confidence,
             "assumes": _ASSUMES[bound.name],
             "source": _SOURCES[bound.name],

@@ -19,6 +19,7 @@ lowers them. Known-scale Gaussian bounds: Nasr et al. 2023, section 4; the third
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -28,12 +29,12 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from reticent.audit.one_run import SHARES, Guesses
-from reticent.audit.white_box_canaries import Declared, Route, Sight
+from reticent.audit.white_box_canaries import Declared, Route, Sight, expected_moves
 from reticent.errors import UnsupportedError
 from reticent.training.dp_sgd.accountant import Mechanism, curve
 
 _SCALE_SHARE = 0.1
-_MOST_RATIO = 2.0
+_MOST_RATIO = 1.5
 _LEAST_RATIO = 1e-2
 _FINE, _COARSE = 400, 10
 _LESS_NOISE = 0.75
@@ -44,12 +45,14 @@ _REACH = 12.0
 class Bound:
     """epsilon >= `epsilon`, wrong with probability `error` at most under what it assumes.
 
-    `ratio` is the bound on c / tau behind it, None where it rests on guesses. `n` counts the
-    independent numbers it rests on.
+    `power` is what the same bound comes to in a run with three quarters of the noise declared,
+    without luck; for guesses, when all of them are right. `ratio` is the bound on c / tau behind
+    it, None where it rests on guesses. `n` counts the independent numbers it rests on.
     """
 
     name: str
     epsilon: float
+    power: float
     ratio: float | None
     error: float
     n: int
@@ -123,8 +126,8 @@ def insider_ratio(
 def ratio_epsilon(ratio: float, declared: Declared, delta: float) -> float:
     """The epsilon at `delta` of the declared steps and sampling with noise multiplier 1 / ratio.
 
-    The ratio is cut at twice the declared one and rounded down, to 1/400 of that one, or to a
-    tenth where it is larger by a tenth: what comes out is a lower bound still, of few values.
+    The ratio is cut at one and a half times the declared one and rounded down, to 1/400 of that
+    one, or to a tenth where it is larger by a tenth: a lower bound still, of few values.
     """
     noise = declared.mechanism.noise_multiplier
     relative = min(ratio * noise, _MOST_RATIO)
@@ -155,9 +158,11 @@ def sharpest_drawn_ratio(sight: Sight, error: float) -> float:
 def drawn_bound(sight: Sight, declared: Declared, *, delta: float, error: float) -> Bound:
     """The sharpest: the auditor knows which step drew whom."""
     ratio = sharpest_drawn_ratio(sight, error)
+    less = sharpest_drawn_ratio(_with_less_noise(sight, declared), error)
     return Bound(
         name="drawn",
         epsilon=ratio_epsilon(ratio, declared, delta),
+        power=ratio_epsilon(less, declared, delta),
         ratio=ratio,
         error=error,
         n=int(sight.drawn.sum()),
@@ -166,19 +171,34 @@ def drawn_bound(sight: Sight, declared: Declared, *, delta: float, error: float)
 
 def insider_bound(sight: Sight, declared: Declared, *, delta: float, error: float) -> Bound:
     """What the adversary's own view shows, who doesn't learn which step drew whom."""
-    ratio = insider_ratio(
-        sight.scores[:, sight.included].sum(axis=0),
-        sight.spare,
-        error,
-        steps=len(sight.scores),
-        probability=sampled(declared),
-    )
+
+    def least(seen: Sight) -> float:
+        return insider_ratio(
+            seen.scores[:, seen.included].sum(axis=0),
+            seen.spare,
+            error,
+            steps=len(seen.scores),
+            probability=sampled(declared),
+        )
+
+    ratio = least(sight)
     return Bound(
         name="insider",
         epsilon=ratio_epsilon(ratio, declared, delta),
+        power=ratio_epsilon(least(_with_less_noise(sight, declared)), declared, delta),
         ratio=ratio,
         error=error,
         n=int(sight.included.sum()),
+    )
+
+
+def _with_less_noise(sight: Sight, declared: Declared) -> Sight:
+    """The same draws in a run with three quarters of its noise, each number at its mean."""
+    noise = _LESS_NOISE * declared.mechanism.noise_multiplier
+    return dataclasses.replace(
+        sight,
+        scores=np.where(sight.drawn, expected_moves(sight, declared), 0.0),
+        spare=np.full_like(sight.spare, noise),
     )
 
 
@@ -195,19 +215,10 @@ def guess_bound(sight: Sight, declared: Declared, *, delta: float, error: float)
     """The twin that trusts the coins only: right guesses refute what makes them too unlikely."""
     scores, count = likelihoods(sight, declared), len(sight.included)
     stakes = sorted({max(2, round(share * count)) for share in SHARES})
-    best = 0.0
+    best = perfect = 0.0
     for stake in stakes:
         made = Guesses.of(scores, sight.included, high=stake - stake // 2, low=stake // 2)
-        best = max(best, made.epsilon(delta=delta, confidence=1 - error / len(stakes)))
-    return Bound(name="guesses", epsilon=best, ratio=None, error=error, n=count)
-
-
-def power(sight: Sight, declared: Declared, *, delta: float, error: float) -> float:
-    """What `drawn_bound` shows on average of a run with three quarters of the noise declared."""
-    noise, count = declared.mechanism.noise_multiplier * _LESS_NOISE, int(sight.drawn.sum())
-    if not count:
-        return 0.0
-    freedom, share = sight.spare.size, error * 2 / 3
-    scale = noise * math.sqrt(freedom / stats.chi2.ppf(_SCALE_SHARE * share, freedom))
-    reach = float(special.ndtri(1 - (1 - _SCALE_SHARE) * share)) * scale / math.sqrt(count)
-    return ratio_epsilon(max(0.0, (1 - reach) / scale), declared, delta)
+        sure = 1 - error / len(stakes)
+        best = max(best, made.epsilon(delta=delta, confidence=sure))
+        perfect = max(perfect, made.perfect.epsilon(delta=delta, confidence=sure))
+    return Bound(name="guesses", epsilon=best, power=perfect, ratio=None, error=error, n=count)

@@ -127,6 +127,14 @@ class Sight:
         return np.asarray(self.draws[:, self.records] & self.included, dtype=np.bool_)
 
 
+def expected_moves(sight: Sight, declared: Declared) -> NDArray[np.float64]:
+    """How far each canary should move the sum when drawn, in clip norms, shape (m,)."""
+    if not declared.per_layer:
+        return np.ones(len(sight.routes))
+    tensors = np.array([route.tensors for route in Route])
+    return np.asarray(np.sqrt(tensors[sight.routes] / sight.tensors), dtype=np.float64)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layout:
     """Per record (n,): its canary's part in each of the four tensors (n, 4), and its slot there."""
@@ -143,6 +151,10 @@ class _Probed(nn.Module):
 
     Returns the model's outputs, the canary's own loss (B,), and which records are real (B,).
     """
+
+    parts: Tensor
+    slots: Tensor
+    real: Tensor
 
     def __init__(
         self, model: nn.Module, shape: torch.Size, dtype: torch.dtype, layout: _Layout, pull: float
@@ -163,7 +175,7 @@ class _Probed(nn.Module):
             nn.init.zeros_(parameter)
 
     @property
-    def tensors(self) -> tuple[nn.Parameter, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that routes lead to, in the order of `Route`."""
         return self.table.weight, self.weight.weight, self.bias.bias, self.shared.weight
 

@@ -1,4 +1,4 @@
-"""Is the run the mechanism that its claim is about? Tests with exact p-values, on one run.
+"""Tests whether a run is the mechanism that its claim is about, with exact p-values.
 
 An epsilon speaks about Poisson samples, contributions that don't depend on who else was drawn, and
 fresh Gaussian noise of one scale. A trainer that breaks one of these isn't covered by it, whether
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from reticent.audit.white_box_bounds import sampled
-from reticent.audit.white_box_canaries import Declared, Route, Sight
+from reticent.audit.white_box_canaries import Declared, Route, Sight, expected_moves
 
 _KS_DRAWS = 20_000
 
@@ -108,14 +108,6 @@ def noise_gaussian(spare: NDArray[np.float64]) -> Check:
         p_value=float(found.pvalue),
         says=f"distribution function off by {float(found.statistic):.3g} at most, n={some.size}",
     )
-
-
-def expected_moves(sight: Sight, declared: Declared) -> NDArray[np.float64]:
-    """How far each canary moves the sum when drawn, in clip norms, shape (m,)."""
-    if not declared.per_layer:
-        return np.ones(len(sight.routes))
-    tensors = np.array([route.tensors for route in Route])
-    return np.asarray(np.sqrt(tensors[sight.routes] / sight.tensors), dtype=np.float64)
 
 
 def moves(sight: Sight, declared: Declared) -> tuple[Check, ...]:
