@@ -96,9 +96,7 @@ def affordable(mechanism: Mechanism, *, most: float, delta: float, asked: int) -
 
     def questions(answered: int) -> Questions:
         only = isinstance(mechanism, GNMax)
-        return Questions(
-            mechanism=mechanism, asked=answered if only else asked, answered=answered
-        )
+        return Questions(mechanism=mechanism, asked=answered if only else asked, answered=answered)
 
     low, high = 0, asked
     while low < high:
@@ -148,4 +146,3 @@ def _accounting() -> Any:
 def _check_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise ConfigError(f"Expected 0 < delta < 1, got delta={delta}. Take less than 1 / (10 n).")
-

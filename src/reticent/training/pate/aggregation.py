@@ -59,9 +59,7 @@ class Aggregator:
         """How close the votes were, for `sanitised.publish` alone."""
         return self._trace
 
-    def ask(
-        self, votes: PrivateVotes, *, expected: NDArray[np.floating] | None = None
-    ) -> Answer:
+    def ask(self, votes: PrivateVotes, *, expected: NDArray[np.floating] | None = None) -> Answer:
         """The answer to one question, from its votes.
 
         `expected`, shape (classes,), is the student's present distribution; interactive GNMax
@@ -82,35 +80,33 @@ class Aggregator:
                 "before the teachers are trained."
             )
         self.asked += 1
-        if not isinstance(mechanism, GNMax) and not self._passes(votes, mechanism, expected):
-            return _student(mechanism, expected)
+        if not isinstance(mechanism, GNMax):
+            self._trace.add_check(_surplus(votes, mechanism, expected) / STEPS)
+            if not passes(votes, mechanism, self._noise, expected=expected):
+                return _student(mechanism, expected)
         self.answered += 1
-        counts = counts_of(votes)[0]
-        self._trace.add_label(counts)
-        return Answer(label=self._argmax(counts, mechanism.sigma), source="teachers")
+        self._trace.add_label(counts_of(votes)[0])
+        return Answer(label=noisy_plurality(votes, mechanism.sigma, self._noise), source="teachers")
 
-    def _passes(
-        self,
-        votes: PrivateVotes,
-        mechanism: ConfidentGNMax | InteractiveGNMax,
-        expected: NDArray[np.floating] | None,
-    ) -> bool:
-        lattice = [int(count) * STEPS for count in counts_of(votes)[0]]
-        if expected is not None:
-            lattice = [
-                own - steps
-                for own, steps in zip(
-                    lattice, _steps(expected, votes.teachers, votes.classes), strict=True
-                )
-            ]
-        surplus = max(lattice) - round(mechanism.threshold * STEPS)
-        self._trace.add_check(surplus / STEPS)
-        return surplus + self._noise.draw(1, sigma=mechanism.check_sigma)[0] >= 0
 
-    def _argmax(self, counts: NDArray[np.int64], sigma: float) -> int:
-        noise = self._noise.draw(len(counts), sigma=sigma)
-        noisy = [int(count) * STEPS + own for count, own in zip(counts, noise, strict=True)]
-        return noisy.index(max(noisy))
+def passes(
+    votes: PrivateVotes,
+    mechanism: ConfidentGNMax | InteractiveGNMax,
+    noise: VoteNoise,
+    *,
+    expected: NDArray[np.floating] | None = None,
+) -> bool:
+    """One check of the votes on one question: costs `accounting.check_rho`, whatever it says."""
+    surplus = _surplus(votes, mechanism, expected)
+    return surplus + noise.draw(1, sigma=mechanism.check_sigma)[0] >= 0
+
+
+def noisy_plurality(votes: PrivateVotes, sigma: float, noise: VoteNoise) -> int:
+    """The label with most votes after noise, the lowest of equals: `accounting.answer_rho`."""
+    counts = counts_of(votes)[0]
+    draws = noise.draw(len(counts), sigma=sigma)
+    noisy = [int(count) * STEPS + own for count, own in zip(counts, draws, strict=True)]
+    return noisy.index(max(noisy))
 
 
 def ask_all(aggregator: Aggregator, votes: PrivateVotes) -> NDArray[np.int64]:
@@ -125,6 +121,19 @@ def ask_all(aggregator: Aggregator, votes: PrivateVotes) -> NDArray[np.int64]:
         label = aggregator.ask(votes.one(row)).label
         labels[row] = -1 if label is None else label
     return labels
+
+
+def _surplus(
+    votes: PrivateVotes,
+    mechanism: ConfidentGNMax | InteractiveGNMax,
+    expected: NDArray[np.floating] | None,
+) -> int:
+    """How far the check's statistic lies above its threshold, in lattice steps: private."""
+    lattice = [int(count) * STEPS for count in counts_of(votes)[0]]
+    if expected is not None:
+        known = _steps(expected, votes.teachers, votes.classes)
+        lattice = [own - steps for own, steps in zip(lattice, known, strict=True)]
+    return max(lattice) - round(mechanism.threshold * STEPS)
 
 
 def _steps(expected: NDArray[np.floating], teachers: int, classes: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 A question whose margin (see `trace`) is u steps has at most the chance q(u) of another outcome than
 its likeliest; theorem 6 of Papernot et al. 2018 turns q into a bound. The bound is read from a
-table whose cells are 1/16 of a step wide, at the cell's worse end. The table is public; which cell
+table whose cells are 1/32 of a step wide, at the cell's worse end. The table is public; which cell
 a question falls into is private. One teacher moves a question by at most `REACH` cells, so that
 local and smooth sensitivity are maxima over finite windows: nothing is left to the fineness of a
 numerical search.
@@ -24,7 +24,7 @@ from scipy import special
 from reticent.errors import ConfigError
 from reticent.training.pate.mechanisms import GNMax, Mechanism
 
-CELLS = 16
+CELLS = 32
 """Cells of a table in one step, the most that one teacher moves a margin."""
 REACH = CELLS + 1
 """Cells that one teacher moves a question at most; one more than exact, for rounding."""
@@ -100,9 +100,7 @@ class LossTable:
         return out
 
 
-def renyi_bound(
-    log_q: NDArray[np.float64], *, scale: float, order: float
-) -> NDArray[np.float64]:
+def renyi_bound(log_q: NDArray[np.float64], *, scale: float, order: float) -> NDArray[np.float64]:
     """Papernot et al. 2018, theorem 6 with the orders of proposition 10; nats, shape of `log_q`.
 
     mu2 = scale sqrt(log(1 / q)), mu1 = mu2 + 1, epsilon_i = mu_i / scale^2; valid for order <= mu1,

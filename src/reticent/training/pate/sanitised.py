@@ -7,13 +7,14 @@ sensitivity plus noise, from which an upper bound follows that fails with a stat
 releases cost privacy too, whatever they say, and are charged before.
 
 The order is public and fixed beforehand: choosing the best one on the votes would be one more
-release. `suggested_order` chooses by an assumption about them instead.
+release. `suggested_publication` chooses by an assumption about them instead.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from scipy import stats
@@ -23,7 +24,7 @@ from reticent.privacy.ledger import ORDERS, Cost, rdp
 from reticent.random import SecureRandom
 from reticent.training.pate.data_dependent import LossTable, tables
 from reticent.training.pate.mechanisms import GNMax, Questions
-from reticent.training.pate.trace import PrivateTrace, label_margin, margins_of
+from reticent.training.pate.trace import PrivateTrace, margins_of
 
 _GRID = 2.0**-10
 _LEAST_SENSITIVITY = 1e-9
@@ -79,7 +80,8 @@ class PublishedLoss:
     Except with chance `failure` over the publication's noise: with probability at least 1 - `delta`
     over the run's, the privacy loss of all answers and of this publication, against any neighbour,
     is at most `epsilon`. It is a figure about one run on one data set. It is no guarantee of
-    differential privacy, which has to hold for all records: that one stays at `worst_case`.
+    differential privacy, which has to hold for all records: that one stays at `worst_case`, and
+    where the noise leaves nothing better to say, so does `epsilon`.
     """
 
     epsilon: float
@@ -127,17 +129,16 @@ def publish(
     if not 0 < delta < 1 or not 0 < failure < 1:
         raise ConfigError(f"Expected delta and failure in (0, 1), got {delta=}, {failure=}.")
     loss = loss_of(trace, publication)
-    source, z = SecureRandom(), float(stats.norm.isf(failure / 2))
-    first, second = source.normal((2,), sigma=1.0)
+    first, second = SecureRandom().normal((2,), sigma=1.0)
     scale = publication.noise_multiplier
     # Rounded upwards to a public grid: the low bits of a double would tell about its terms.
     noisy = _up(loss.total + loss.sensitivity * scale * first)
     spread = publication.beta * publication.log_noise_multiplier
     noisy_log = _up(math.log(loss.sensitivity) + spread * second)
-    most = math.exp(noisy_log + z * spread)
-    bound = max(0.0, noisy + z * scale * most) + publication.loss(publication.order)
+    bound = _bound(noisy, noisy_log, publication, failure)
+    told = bound - math.log(delta) / (publication.order - 1)
     return PublishedLoss(
-        epsilon=bound - math.log(delta) / (publication.order - 1),
+        epsilon=min(told, worst_case),
         delta=delta,
         failure=failure,
         order=publication.order,
@@ -156,7 +157,7 @@ class PrivateLoss:
     def __repr__(self) -> str:
         return "PrivateLoss(hidden)"
 
-    def __reduce__(self) -> str:
+    def __reduce__(self) -> NoReturn:
         raise DataError("Expected a private loss to stay in memory: it can't be pickled.")
 
 
@@ -170,8 +171,12 @@ def loss_of(trace: PrivateTrace, publication: Publication) -> PrivateLoss:
     labels, checks = margins_of(trace)
     if trace.classes is None:
         raise DataError("Expected at least one label from the teachers, got none: nothing to tell.")
-    made = zip(tables(trace.mechanism, publication.order, trace.classes), (labels, checks))
-    parts = [(table, table.cells(margins)) for table, margins in made if table is not None]
+    both = tables(trace.mechanism, publication.order, trace.classes)
+    parts = [
+        (table, table.cells(margins))
+        for table, margins in zip(both, (labels, checks), strict=True)
+        if table is not None
+    ]
     total = sum(float(table.bounds[cells].sum()) for table, cells in parts)
     most = sum(float(table.bounds[0] - table.bounds[-1]) * len(cells) for table, cells in parts)
     found, distance = _LEAST_SENSITIVITY, 0
@@ -185,27 +190,39 @@ def loss_of(trace: PrivateTrace, publication: Publication) -> PrivateLoss:
     return PrivateLoss(total, found)
 
 
-def suggested_order(
+def suggested_publication(
     questions: Questions, *, teachers: int, classes: int, delta: float, agreement: float = 0.8
-) -> float:
-    """The order that would serve best if `agreement` of the teachers chose the same label.
+) -> Publication:
+    """The publication that would say least loss if `agreement` of the teachers always agreed.
 
     An assumption about the votes, to be made before they are seen. The other votes are taken to be
     spread evenly, and all questions that may be answered to be answered.
     """
-    mechanism = questions.mechanism
-    rest = (1 - agreement) * teachers / (classes - 1)
-    counts = np.array([agreement * teachers] + [rest] * (classes - 1))
-    margin = np.array([label_margin(counts.astype(np.int64), mechanism.sigma)])
-    found: dict[float, float] = {}
-    for order in np.unique(np.round(np.geomspace(2, 128, 40))):
-        labels, checks = tables(mechanism, float(order), classes)
-        total = questions.answered * float(labels.bounds[labels.cells(margin)][0])
-        if checks is not None and not isinstance(mechanism, GNMax):
-            surplus = np.array([abs(counts[0] - mechanism.threshold)])
-            total += questions.asked * float(checks.bounds[checks.cells(surplus)][0])
-        found[float(order)] = total - math.log(delta) / (order - 1)
-    return min(found, key=lambda order: found[order])
+    rest = round((1 - agreement) * teachers / (classes - 1))
+    counts = np.array([teachers - rest * (classes - 1)] + [rest] * (classes - 1))
+    assumed = PrivateTrace(questions.mechanism)
+    for _ in range(questions.answered):
+        assumed.add_label(counts)
+    if not isinstance(questions.mechanism, GNMax):
+        for _ in range(questions.asked):
+            assumed.add_check(float(counts[0]) - questions.mechanism.threshold)
+    found: dict[Publication, float] = {}
+    for order in (4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0):
+        loss = loss_of(assumed, Publication(order=order))
+        for noise in (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0):
+            made = Publication(order=order, noise_multiplier=noise, log_noise_multiplier=noise)
+            typical = _bound(loss.total, math.log(loss.sensitivity), made, 1e-3)
+            found[made] = typical - math.log(delta) / (order - 1)
+    return min(found, key=lambda made: found[made])
+
+
+def _bound(noisy: float, noisy_log: float, publication: Publication, failure: float) -> float:
+    """An upper bound on the loss from its two noisy releases, and the cost of these releases."""
+    z = float(stats.norm.isf(failure / 2))
+    spread = publication.beta * publication.log_noise_multiplier
+    most = math.exp(noisy_log + z * spread)
+    known = max(0.0, noisy + z * publication.noise_multiplier * most)
+    return known + publication.loss(publication.order)
 
 
 def _local(parts: list[tuple[LossTable, np.ndarray]], distance: int) -> float:
