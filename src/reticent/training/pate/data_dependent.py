@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,8 +125,9 @@ def renyi_bound(log_q: NDArray[np.float64], *, scale: float, order: float) -> ND
     return np.where(is_valid, np.minimum(bound, flat), flat)
 
 
+@lru_cache(maxsize=16)
 def tables(mechanism: Mechanism, order: float, classes: int) -> tuple[LossTable, LossTable | None]:
-    """The tables of labels and of checks, None for GNMax, which has none."""
+    """The tables of labels and of checks, None for GNMax, which has none; kept, being public."""
     labels = LossTable(scale=mechanism.sigma, order=order, outcomes=classes)
     if isinstance(mechanism, GNMax):
         return labels, None

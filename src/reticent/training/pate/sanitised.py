@@ -128,14 +128,7 @@ def publish(
     """
     if not 0 < delta < 1 or not 0 < failure < 1:
         raise ConfigError(f"Expected delta and failure in (0, 1), got {delta=}, {failure=}.")
-    loss = loss_of(trace, publication)
-    first, second = SecureRandom().normal((2,), sigma=1.0)
-    scale = publication.noise_multiplier
-    # Rounded upwards to a public grid: the low bits of a double would tell about its terms.
-    noisy = _up(loss.total + loss.sensitivity * scale * first)
-    spread = publication.beta * publication.log_noise_multiplier
-    noisy_log = _up(math.log(loss.sensitivity) + spread * second)
-    bound = _bound(noisy, noisy_log, publication, failure)
+    bound = _released(loss_of(trace, publication), publication, failure)
     told = bound - math.log(delta) / (publication.order - 1)
     return PublishedLoss(
         epsilon=min(told, worst_case),
@@ -179,12 +172,13 @@ def loss_of(trace: PrivateTrace, publication: Publication) -> PrivateLoss:
     ]
     total = sum(float(table.bounds[cells].sum()) for table, cells in parts)
     most = sum(float(table.bounds[0] - table.bounds[-1]) * len(cells) for table, cells in parts)
+    everywhere = _local(parts, 10**6)
     found, distance = _LEAST_SENSITIVITY, 0
     # No later distance can win once even the largest possible sum, discounted, is below the best.
     while math.exp(-publication.beta * distance) * most > found:
         here = _local(parts, distance)
         found = max(found, math.exp(-publication.beta * distance) * here)
-        if here >= _local(parts, 10**6):
+        if here >= everywhere:
             break
         distance += 1
     return PrivateLoss(total, found)
@@ -214,6 +208,16 @@ def suggested_publication(
             typical = _bound(loss.total, math.log(loss.sensitivity), made, 1e-3)
             found[made] = typical - math.log(delta) / (order - 1)
     return min(found, key=lambda made: found[made])
+
+
+def _released(loss: PrivateLoss, publication: Publication, failure: float) -> float:
+    """The two noisy releases, and the bound that they give: from here on nothing is private."""
+    first, second = SecureRandom().normal((2,), sigma=1.0)
+    # Rounded upwards to a public grid: the low bits of a double would tell about its terms.
+    noisy = _up(loss.total + loss.sensitivity * publication.noise_multiplier * first)
+    spread = publication.beta * publication.log_noise_multiplier
+    noisy_log = _up(math.log(loss.sensitivity) + spread * second)
+    return _bound(noisy, noisy_log, publication, failure)
 
 
 def _bound(noisy: float, noisy_log: float, publication: Publication, failure: float) -> float:
