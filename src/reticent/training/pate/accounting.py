@@ -26,7 +26,7 @@ from reticent.training.pate.mechanisms import GNMax, Mechanism, Questions
 FEWEST_TEACHERS = 250
 """Below this, noise that hides one teacher drowns the vote too: see `FewTeachersWarning`."""
 
-_INTERVAL = 1e-4
+_FINE, _COARSE = 1e-4, 1e-3
 
 
 class FewTeachersWarning(UserWarning):
@@ -79,7 +79,9 @@ def epsilon(questions: Questions, delta: float) -> float:
     _check_delta(delta)
     _accounting()
     pld = importlib.import_module("dp_accounting.pld")
-    accountant = pld.PLDAccountant(value_discretization_interval=_INTERVAL)
+    # Where epsilon is in the tens, the finer grid takes seconds for a figure of no more use.
+    interval = _FINE if rho(questions) < 1 else _COARSE
+    accountant = pld.PLDAccountant(value_discretization_interval=interval)
     accountant.compose(event(questions))
     return float(accountant.get_epsilon(delta))
 

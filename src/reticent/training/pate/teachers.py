@@ -209,7 +209,8 @@ def _starting_state(
             model = copy.deepcopy(template)
             for part in model.modules():
                 if isinstance(part, Standardise) and len(own):
-                    part.load_state_dict(Standardise.fit(x[own]).state_dict())
+                    with np.errstate(all="ignore"):  # a part that can't be used says nothing
+                        part.load_state_dict(Standardise.fit(x[own]).state_dict())
                 elif callable(again := getattr(part, "reset_parameters", None)):
                     again()
             models.append(model)
