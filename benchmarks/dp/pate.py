@@ -114,12 +114,6 @@ def _split(count: int, seed: int) -> tuple[NDArray[np.int64], ...]:
     return order[:3000], order[3000:4000], order[4000:5000]
 
 
-def _linear(size: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build("mlp", shape=(size,), outputs=10, options={"widths": ()})
-
-
 def _accuracy(
     name: str,
     teachers: int,
@@ -140,7 +134,7 @@ def _accuracy(
         if not seed:
             raw, published = _data_dependent(plan, x, y, private, public)
         made = train_student(
-            _student(x.shape[1]),
+            _student(x.shape[1], seed),
             _student(x.shape[1]),
             x[private],
             y[private],
@@ -186,8 +180,7 @@ def _data_dependent(
     """The raw data-dependent epsilon, and the published one; the first to be shown for no others.
 
     These records are public, so that both may stand side by side here. The median of 101
-    publications, without the
-    worst case as a ceiling.
+    publications, without the worst case as a ceiling.
     """
     teachers, questions = plan.parting.teachers, plan.questions
     publication = suggested_publication(questions, teachers=teachers, classes=10, delta=DELTA)
@@ -209,19 +202,18 @@ def _data_dependent(
     return min(raws.values()), float(np.median(told))
 
 
-def _student(size: int) -> nn.Module:
-    # Public data fix no constants: unit vectors need none.
-    return nn.Sequential(nn.Flatten(), nn.Linear(size, 10))
+def _student(size: int, seed: int = 0) -> nn.Module:
+    # The inputs are unit vectors, which need no constants of anybody's data.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(size, 10))
 
 
 def _by_dp_sgd(
     x: NDArray[np.float32], y: NDArray[np.int64], epsilon: float, seed: int
 ) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = _student(x.shape[1])
     return dp_sgd.train_dp(
-        model,
+        _student(x.shape[1], seed),
         torch.from_numpy(x),
         torch.from_numpy(y),
         losses=dp_sgd.default_losses,

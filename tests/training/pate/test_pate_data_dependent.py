@@ -118,6 +118,24 @@ def test_one_teacher_moves_a_margin_by_at_most_one(
     assert max(moved) > (0.999 if classes == 2 else 0.6)
 
 
+def test_windows_are_those_stated() -> None:
+    """Every cell of a small table: moves up and down at distance 0, plain maxima further away."""
+    table, reach = LossTable(scale=1.0, order=1.5, outcomes=2), data_dependent.REACH
+    bounds, cells = table.bounds, np.arange(len(table.bounds))
+    last = len(bounds) - 1
+    drops = bounds - bounds[np.minimum(cells + reach, last)]
+    here = table.sensitivity(cells, 0)
+    for moved in (-reach, -data_dependent.CELLS, data_dependent.CELLS, reach):
+        assert (here >= np.abs(bounds - bounds[np.clip(cells + moved, 0, last)])).all()
+    for away in (0, 1, 5):
+        start, end = (
+            np.maximum(cells - (away + 1) * reach, 0),
+            np.minimum(cells + away * reach, last),
+        )
+        brute = [drops[a : b + 1].max() for a, b in zip(start, end, strict=True)]
+        assert (table.sensitivity(cells, away) == brute).all()
+
+
 State = tuple[tuple[int, int], ...]
 """What each of some teachers votes on two questions, in order of the pairs."""
 
