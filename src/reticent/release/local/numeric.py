@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reticent.errors import ConfigError, DataError
+from reticent.release.bounds import check_bounds
 from reticent.release.local.draws import WORD, Source, below, below_each, bernoulli
 from reticent.release.local.weights import checked_epsilon, exp_below, flip_threshold, two_weights
 
@@ -254,7 +255,7 @@ def mean_estimate(mechanism: NumericMechanism, reports: ArrayLike) -> MeanEstima
 
 def to_unit(values: ArrayLike, lower: float, upper: float) -> NDArray[np.float64]:
     """Values (n,) clamped to the public bounds and mapped to [-1, 1]."""
-    checked_bounds(lower, upper)
+    check_bounds(lower, upper)
     numbers = np.clip(checked_numbers(values), lower, upper)
     made: NDArray[np.float64] = np.clip((numbers - lower) / (upper - lower) * 2 - 1, -1.0, 1.0)
     return made
@@ -268,15 +269,6 @@ def from_unit(estimate: MeanEstimate, lower: float, upper: float) -> MeanEstimat
         standard_error=half * estimate.standard_error,
         reports=estimate.reports,
     )
-
-
-def checked_bounds(lower: float, upper: float) -> None:
-    """`ConfigError` unless both are finite, lower < upper, and their difference is finite."""
-    if not (math.isfinite(lower) and math.isfinite(upper) and 0 < upper - lower < math.inf):
-        raise ConfigError(
-            f"Expected finite bounds lower < upper, got lower={lower}, upper={upper}. Take bounds "
-            "that are known without the data, such as 0 and 120 for ages."
-        )
 
 
 def checked_numbers(values: ArrayLike) -> NDArray[np.float64]:
