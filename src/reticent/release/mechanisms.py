@@ -217,8 +217,8 @@ def _mean(query: Mean, price: Price, contributions: int) -> Mechanism:
     """The mean from two noisy sums: how far above the lower bound, how far below the upper.
 
     Both together have the L1 (and L2) sensitivity of one range, where a sum and a count released
-    apart have two: half the variance or less (Kulesza, Suresh & Wang 2024, "Mean estimation in the
-    add-remove model"). One record adds (a, G - a), 0 <= a <= G, so the sums of the
+    apart have two: half the variance or less (Kulesza, Suresh & Wang 2024, transformed noise, arXiv
+    2312.06658). One record adds (a, G - a), 0 <= a <= G, so the sums of the
     records of one unit are at most `contributions` G apart in either norm.
     """
     dp = _opendp()

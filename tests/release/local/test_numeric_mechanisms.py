@@ -27,7 +27,7 @@ MECHANISMS = [Duchi, Piecewise, Hybrid]
 
 @pytest.mark.parametrize("epsilon", [0.5, 1.5, 4.0])
 def test_spreads_are_those_of_the_paper(epsilon: float) -> None:
-    """Wang et al. 2019, equations 4, 8 and 9."""
+    """Wang et al. 2019: the variances of Duchi's, the piecewise and the hybrid mechanism."""
     h, e = math.exp(epsilon / 2), math.exp(epsilon)
     c = (e + 1) / (e - 1)
     piecewise = ((h + 3) / (3 * (h - 1) ** 2), 1 / (h - 1))
@@ -60,7 +60,7 @@ def test_the_grid_is_unbiased_with_the_stated_variance_exactly(cells: int) -> No
 
 
 def test_density_ratio_and_pieces_are_those_of_the_paper() -> None:
-    """Wang et al. 2019, equation 6: density p in [l, r], p / e**epsilon elsewhere."""
+    """Wang et al. 2019: density p in [l, r], p / e**epsilon elsewhere."""
     epsilon, x, cells = 1.5, 0.3, 2**16
     made = Piecewise(epsilon=epsilon, cells=cells)
     h = math.exp(epsilon / 2)

@@ -25,7 +25,7 @@ from reticent.release.local.weights import checked_epsilon, exp_below, two_weigh
 
 @dataclass(frozen=True, kw_only=True)
 class HadamardResponse:
-    """Hadamard response (Acharya, Sun & Zhang 2019, sections 4 and 5).
+    """Hadamard response (Acharya, Sun & Zhang 2019, for general privacy).
 
     The reports are B blocks of b columns, both powers of two, B at most e**epsilon. Value x belongs
     to block x // (b - 1) and there to row j = x mod (b - 1) + 1 of the b x b Hadamard matrix; the

@@ -32,7 +32,7 @@ _MOST_BUCKETS = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class LocalHashing:
-    """Optimised local hashing (Wang et al. 2017, section 4.4).
+    """Optimised local hashing (Wang et al. 2017, OLH).
 
     The hash x -> ((s x + t) mod p) mod g has s and t uniform below the prime p and drawn whatever
     the value, so a report (s, t, y) is as private as randomised response among the g buckets: g =

@@ -77,7 +77,7 @@ class Duchi:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """C^2 - x^2 (Wang et al. 2019, equation 4)."""
+        """C^2 - x^2 (Wang et al. 2019)."""
         return self.size**2, -1.0
 
     def _thresholds(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -140,7 +140,7 @@ class Piecewise:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Exact for the grid; Wang et al. 2019, equation 8, in the limit of many cells."""
+        """Exact for the grid; the paper's in the limit of many cells."""
         high, low = self.weights
         outside = Fraction(self.window, self.cells)
         everywhere = low * self.cells * (1 - Fraction(1, self.cells**2)) / 3
@@ -176,7 +176,7 @@ class Piecewise:
 
 @dataclass(frozen=True, kw_only=True)
 class Hybrid:
-    """Piecewise or Duchi by a coin that ignores the value (Wang et al. 2019, section III.C).
+    """Piecewise or Duchi by a coin that ignores the value (Wang et al. 2019, HM).
 
     The coin shows piecewise with probability 1 - e**(-epsilon / 2), rounded to 2**-64, above
     epsilon* = 0.61, and never below. A mixture by such a coin keeps epsilon, whatever its odds.
@@ -232,7 +232,7 @@ class Hybrid:
 
 
 def _hybrid_from() -> float:
-    """Epsilon*, from which on the mixture is better than Duchi (Wang et al. 2019, equation 6)."""
+    """Epsilon*, from which on the mixture is better than Duchi (Wang et al. 2019)."""
     root = 405 * math.sqrt(241)
     return math.log((-5 + 2 * math.cbrt(6353 - root) + 2 * math.cbrt(6353 + root)) / 27)
 

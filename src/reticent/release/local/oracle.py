@@ -110,7 +110,7 @@ def support_estimate(hits: ArrayLike, n: int, held: Fraction, other: Fraction) -
     """Counts from how many reports support each category (k,).
 
     A report supports the value that its sender holds with probability `held`, any other with
-    probability `other`: (hits - n other) / (held - other) (Wang et al. 2017, equation 1).
+    probability `other`: (hits - n other) / (held - other) (Wang et al. 2017, pure protocols).
     """
     gap = float(held - other)
     counts = (np.asarray(hits, dtype=np.float64) - n * float(other)) / gap
@@ -121,7 +121,7 @@ def support_estimate(hits: ArrayLike, n: int, held: Fraction, other: Fraction) -
 def support_variance(
     n: int, shares: NDArray[np.float64], held: Fraction, other: Fraction
 ) -> NDArray[np.float64]:
-    """Variance (k,) of `support_estimate` (Wang et al. 2017, equation 2, before approximation)."""
+    """Variance (k,) of `support_estimate` (Wang et al. 2017), with no term left out."""
     spread_held = float(held * (1 - held) / (held - other) ** 2)
     spread_other = float(other * (1 - other) / (held - other) ** 2)
     made: NDArray[np.float64] = n * (shares * spread_held + (1 - shares) * spread_other)

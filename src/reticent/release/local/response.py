@@ -25,10 +25,10 @@ from reticent.release.local.weights import checked_epsilon, exp_below, two_weigh
 
 @dataclass(frozen=True, kw_only=True)
 class RandomisedResponse:
-    """k-ary randomised response (Warner 1965; Kairouz, Bonawitz & Ramage 2016, equation 3).
+    """k-ary randomised response (Warner 1965; Kairouz, Bonawitz & Ramage 2016).
 
     Reports the value with weight a, each other one with weight c, a <= e**epsilon c. Best for few
-    categories: k < 3 e**epsilon + 2 (Wang et al. 2017, section 4.3). Reports are (n,) int64.
+    categories: k < 3 e**epsilon + 2 (Wang et al. 2017). Reports are (n,) int64.
     """
 
     categories: int

@@ -29,11 +29,12 @@ from reticent.release.local.weights import checked_epsilon, exp_below, two_weigh
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetSelection:
-    """Reports one of the subsets of `size` categories (Ye & Barg 2018, section III).
+    """Reports one of the subsets of `size` categories (Ye & Barg 2018).
 
     A subset that holds the value has weight a, any other weight c, a <= e**epsilon c. The size is
-    k / (e**epsilon + 1), rounded, at least 1: with 1 this is randomised response. Its least worst
-    variance is optimal at every epsilon. Reports are packed bits, (n, ceil(k / 8)) uint8.
+    k / (e**epsilon + 1), rounded, at least 1: with 1 this is randomised response. Its worst
+    variance is of the optimal order at every epsilon. Reports are packed bits, (n, ceil(k / 8))
+    uint8.
     """
 
     categories: int

@@ -29,7 +29,7 @@ from reticent.release.local.weights import checked_epsilon, exp_below, flip_thre
 
 @dataclass(frozen=True, kw_only=True)
 class UnaryEncoding:
-    """Optimised unary encoding, or the symmetric one (Wang et al. 2017, sections 4.2 and 4.3).
+    """Optimised unary encoding, or the symmetric one (Wang et al. 2017, OUE and SUE).
 
     The value's bit is 1 with probability P / 2**64, every other with Q / 2**64. Two values differ
     in two bits, so the largest ratio is P (W - Q) / ((W - P) Q) with W = 2**64. Optimised: P = W /
