@@ -36,7 +36,7 @@ def rows(*, quick: bool) -> Iterable[Row]:
     rng = np.random.default_rng(1)
     shares = 1 / np.arange(1, CATEGORIES + 1)
     people = rng.choice(CATEGORIES, 2000, p=shares / shares.sum())
-    rival = _rival(people, 2 if quick else 5)
+    rival = _rival(people, 10 if quick else 40)
     for name, make in FREQUENCY.items():
         oracle = make(CATEGORIES, EPSILON)
         yield from _frequency(name, oracle, people, rival.get(name, {}), quick)

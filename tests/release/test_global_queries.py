@@ -68,6 +68,8 @@ def test_noise_scales_are_the_textbook_ones() -> None:
         assert total.scale == pytest.approx(30 * one)
         mean = mechanism(parse("mean(x, 10, 18)"), price).run(rows.astype(float))
         assert mean.scale == pytest.approx(8 * one)
+        of_users = mechanism(parse("mean(x, 10, 18)"), price, 3).run(rows.astype(float))
+        assert of_users.scale == pytest.approx(24 * one)
         counts = mechanism(parse("histogram(x, [a, b])"), price).run(rows)
         assert counts.scale == pytest.approx(one)
 

@@ -75,9 +75,10 @@ def test_the_preimage_of_each_report_has_the_stated_size(
 
 
 @pytest.mark.parametrize("value", [0, 3, K - 1])
+@pytest.mark.parametrize("epsilon", [0.3, 1.3])
 @pytest.mark.parametrize("name", SMALL)
-def test_reports_follow_the_listed_law_and_no_other(name: str, value: int) -> None:
-    oracle = SMALL[name](K, 1.3)
+def test_reports_follow_the_listed_law_and_no_other(name: str, epsilon: float, value: int) -> None:
+    oracle = SMALL[name](K, epsilon)
     made = keys(oracle, oracle.randomise(np.full(60_000, value), ExperimentSource(11 + value)))
     law = oracle.likelihoods(value)
     order = {report: place for place, report in enumerate(law)}
@@ -87,7 +88,20 @@ def test_reports_follow_the_listed_law_and_no_other(name: str, value: int) -> No
     assert stats.chisquare(counts, expected * len(made)).pvalue > 1e-4
     other = oracle.likelihoods((value + 1) % K)
     wrong = np.array([float(other[report]) for report in law])
-    assert stats.chisquare(counts, wrong * len(made)).pvalue < 1e-12
+    assert stats.chisquare(counts, wrong * len(made)).pvalue < 1e-9
+
+
+def test_hashes_are_pairwise_independent_and_their_unequal_buckets_counted() -> None:
+    oracle = LocalHashing(categories=K, epsilon=1.2, prime=7)
+    held, other = oracle.probabilities
+    for value, asked in itertools.product(range(K), repeat=2):
+        chance = sum(
+            chance
+            for (scale, shift, told), chance in oracle.likelihoods(value).items()
+            if (scale * asked + shift) % 7 % oracle.buckets == told
+        )
+        assert chance == (held if asked == value else other)
+    assert other != Fraction(1, oracle.buckets)
 
 
 def test_rappor_reports_follow_their_law() -> None:
