@@ -14,7 +14,7 @@ from reticent.errors import ConfigError, DataError
 from reticent.release.local.draws import Source
 
 MOST_CATEGORIES = 2**20
-_CELLS = 1 << 18
+_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def checked_frequencies(frequencies: ArrayLike, categories: int) -> NDArray[np.f
 
 
 def chunks(n: int, width: int) -> Iterator[slice]:
-    """Slices of rows so that each holds about a quarter of a million cells of `width` per row."""
+    """Slices of rows so that each holds about a million cells of `width` per row."""
     step = max(1, _CELLS // max(1, width))
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
