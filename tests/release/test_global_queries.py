@@ -74,7 +74,9 @@ def test_noise_scales_are_the_textbook_ones() -> None:
         assert counts.scale == pytest.approx(one)
 
 
-@pytest.mark.parametrize("price", [Price(epsilon=0.7), Price(rho=0.08)])
+@pytest.mark.parametrize(
+    "price", [Price(epsilon=0.7), pytest.param(Price(rho=0.08), marks=pytest.mark.slow)]
+)
 def test_the_noise_has_its_law_and_not_one_a_tenth_off(price: Price) -> None:
     made = mechanism(parse("count()"), price)
     rows = np.zeros(50, dtype=np.int64)
@@ -98,6 +100,7 @@ def test_the_noise_has_its_law_and_not_one_a_tenth_off(price: Price) -> None:
     assert max(fits(0.85), fits(1.15)) < 1e-5
 
 
+@pytest.mark.slow
 def test_likelihoods_of_neighbours_differ_by_e_to_the_epsilon_at_most_and_nearly() -> None:
     """Counts of 3 and of 4 records: every event's empirical ratio, with 1-in-10^6 intervals."""
     assert 0.75 < ratio_bound(Price(epsilon=1.0)) <= 1.0
@@ -196,7 +199,7 @@ def test_a_mean_has_the_stated_error_and_half_the_variance_of_sum_over_count() -
     price = Price(epsilon=0.2)
     values = RNG.uniform(20, 80, 2000)
     made = mechanism(parse("mean(x, 0, 100)"), price)
-    found = [made.run(values) for _ in range(3000)]
+    found = [made.run(values) for _ in range(1500)]
     errors = np.array([item.value for item in found]) - values.mean()
     stated = np.mean([item.standard_error for item in found])
     assert errors.std() == pytest.approx(stated, rel=0.1)
