@@ -183,3 +183,11 @@ def test_seeded_streams_repeat_and_are_all_different() -> None:
 def test_streams_that_numpy_would_confuse_are_refused(use: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="seed"):
         seeded(*use)
+
+
+def test_the_widest_range_of_integers_is_drawn_whole():
+    drawn = SecureRandom().integers(2**63, (2000,))
+    assert drawn.dtype == np.int64
+    assert drawn.min() >= 0
+    # The mean of 2,000 uniform draws lies within six standard errors of the middle.
+    assert abs(drawn.mean() / 2**62 - 1) < 6 * (1 / np.sqrt(3)) / np.sqrt(2000)

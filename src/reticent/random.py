@@ -48,11 +48,11 @@ class SecureRandom:
             raise ValueError(f"Expected 1 <= high <= 2**63, got high={high}.")
         count = int(np.prod(shape, dtype=np.int64))
         limit = (2**63 // high) * high
-        kept = np.empty(0, dtype=np.int64)
+        kept = np.empty(0, dtype=np.uint64)
         while kept.size < count:
             words = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(1)
-            kept = np.concatenate([kept, words[words < limit].astype(np.int64)])
-        return (kept[:count] % high).reshape(shape)
+            kept = np.concatenate([kept, words[words < limit]])
+        return (kept[:count] % np.uint64(high)).astype(np.int64).reshape(shape)
 
 
 def add_gaussian(

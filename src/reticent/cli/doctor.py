@@ -37,6 +37,8 @@ EXTRAS: dict[str, dict[str, str]] = {
     "cluster": {"ray": "2.30"},
     "postgres": {"psycopg": "3.1", "psycopg-binary": "3.1"},
     "dp": {"dp-accounting": "0.6"},
+    "release": {"scipy": "1.13", "opendp": "0.13"},
+    "encrypted": {"seal-python": "4.4"},
     "report": {"matplotlib": "3.8"},
 }
 PYTHON_AT_LEAST = (3, 11)
