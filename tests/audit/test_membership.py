@@ -155,6 +155,9 @@ def test_a_clean_model_is_left_alone_and_the_attack_proves_itself_on_a_twin() ->
     positive = of(findings, "battery", "AUC").details["controls"]["positive"]
     assert positive["overfit_twins"]
     assert positive["passed"]
+    # The twins' curve is drawn beside the model's own.
+    twins = shown.details["control_roc"]
+    assert max(np.subtract(twins["tpr"], twins["fpr"])) > 0.2
 
 
 @pytest.mark.parametrize("seed", [1, 2])
