@@ -335,7 +335,7 @@ def test_what_can_not_be_encrypted_yet_is_named():
 
 
 def test_the_plan_says_what_each_packing_costs(parties):
-    _, made, client, _ = parties
+    _, made, client, server = parties
     told = made.describe()
     assert "levels 3, ring 8192, modulus 210 bits, 128-bit security" in told
     assert "single:" in told
