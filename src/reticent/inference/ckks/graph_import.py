@@ -70,7 +70,7 @@ def to_program(model: nn.Module, sample: Tensor) -> Program:
             f"Expected a sample of shape (n, ...), got shape={tuple(sample.shape)}. "
             "Give a batch of at least one record."
         )
-    graph, constants = _recorded(copy.deepcopy(model).eval().double(), rows)
+    graph, constants = _recorded(model, rows)
     importer = _Importer(tuple(rows.shape[1:]), constants)
     return importer.program(graph, bound=float(sample.detach().abs().max()))
 
@@ -80,7 +80,7 @@ def _recorded(model: nn.Module, row: Tensor) -> tuple[torch.fx.Graph, dict[str, 
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            made = torch.export.export(model, (batch,))
+            made = torch.export.export(copy.deepcopy(model).eval().double(), (batch,))
     except Exception as error:
         raise UnsupportedError(
             f"Not yet: torch.export can't record this {type(model).__name__} "
@@ -113,16 +113,13 @@ class _Importer:
             elif node.op == "call_function":
                 self.known[node] = self._call(node)
             elif node.op == "output":
-                (answer,) = (node.args[0],) if isinstance(node.args[0], torch.fx.Node) else (
-                    node.args[0] if len(node.args[0]) == 1 else (None,)
-                )  # fmt: skip
-                made = self.known.get(answer)
-                if not isinstance(made, _Value):
+                answers = _flat([self._known(list(node.args))])
+                if len(answers) != 1 or not isinstance(answers[0], _Value):
                     raise UnsupportedError(
-                        "Never: expected one output that depends on the input. "
-                        "Return one tensor from the model."
+                        "Never: expected one output that depends on the input, got "
+                        f"outputs={len(answers)}. Return one tensor from the model."
                     )
-                return self.layers.program(self._step(made, "output"), bound=bound)
+                return self.layers.program(self._step(answers[0], "output"), bound=bound)
         raise AssertionError("A recorded graph ends in its output.")
 
     def _call(self, node: torch.fx.Node) -> Any:
@@ -280,10 +277,8 @@ class _Importer:
         return self._convolved(node, given, 2)
 
     def _convolved(self, node: torch.fx.Node, given: list[Any], axes: int) -> _Value:
-        value, weight, bias, stride, padding, dilation, groups = (
-            *given,
-            *(None, 1, 0, 1, 1)[len(given) - 2 :],
-        )
+        usual = [None, None, None, 1, 0, 1, 1]
+        value, weight, bias, stride, padding, dilation, groups = given + usual[len(given) :]
         kernel = _array(weight)
         kernel = kernel[:, :, None] if axes == 1 else kernel
         if isinstance(padding, str):
@@ -309,12 +304,10 @@ class _Importer:
         return self._pooled(node, given, 2)
 
     def _pooled(self, node: torch.fx.Node, given: list[Any], axes: int) -> _Value:
-        value, size, stride, padding, ceil, counts_padding, divisor = (
-            *given,
-            *(None, 0, False, True, None)[len(given) - 2 :],
-        )
+        usual = [None, None, None, 0, False, True, None]
+        value, size, stride, padding, ceil, counts, divisor = given + usual[len(given) :]
         kernel, padding = _pair(size, axes, 1), _pair(padding, axes, 0)
-        if ceil or (padding != (0, 0) and not counts_padding):
+        if ceil or (padding != (0, 0) and not counts):
             raise UnsupportedError(
                 f"Not yet: layer {_layer(node)!r} averages over windows of unequal size. "
                 "Use ceil_mode=False and count_include_pad=True."
