@@ -318,6 +318,7 @@ def _epsilons(
                         "tn": confusion.tn,
                     },
                     "roc": roc(scores, audit.member).points(),
+                    **({"control_roc": pooled(positive.curves).points()} if positive.twins else {}),
                     "assumption": "records of one model count as independent draws",
                     "cpu_seconds": time.process_time() - audit.started,
                 },
