@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_polynomial():
 
 
 def test_a_fall_beyond_the_tolerance_is_refused_with_a_table():
-    model, (x, y) = trained(), rings(300, 2)
+    model, (x, _) = trained(), rings(300, 2)
     with torch.no_grad():
         model[0].weight.mul_(40)
         model[0].bias.mul_(40)
@@ -182,7 +182,9 @@ def shifted(x: torch.Tensor, seed: int) -> torch.Tensor:
     rng = np.random.default_rng(seed)
     images = nn.functional.pad(x.view(-1, 28, 28), (2, 2, 2, 2))
     moves = rng.integers(0, 5, size=(len(x), 2))
-    return torch.stack([im[i : i + 28, j : j + 28] for im, (i, j) in zip(images, moves)]).flatten(1)
+    return torch.stack(
+        [im[i : i + 28, j : j + 28] for im, (i, j) in zip(images, moves, strict=True)]
+    ).flatten(1)
 
 
 def relu_net(kind: str) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The client half: keys, encryption, decryption. The secret key never leaves this object."""
+"""The client half: keys, encryption, decryption; the secret key never leaves this object."""
 
 from __future__ import annotations
 

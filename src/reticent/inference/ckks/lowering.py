@@ -1,7 +1,9 @@
 """A program as alternating matrices and squares, the form that slots compute.
 
 Neighbouring affine steps become one matrix. A quadratic a x^2 + b x + c becomes x (x + b / a),
-one product of ciphertexts; a and c go into the next matrix, so that they cost no level.
+one product of ciphertexts; a and c go into the next matrix, so that they cost no level. Where a
+channel is nearly linear, b / a is large, and what rounding does to a next to it grows: there x is
+shrunk by the matrix before, until b / a is no more than `_LARGEST_OFFSET`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import numpy as np
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks.program import Add, Convolution, Linear, Polynomial, Program, Values
 
-# Beyond it, x (x + b / a) is a difference of large numbers and loses what precision there is.
-_MOST_OFFSET = 1e3
+_LARGEST_OFFSET = 1e4
+# Beyond it a shrunken x drowns in the ciphertext's own noise.
+_MOST_LINEAR = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,13 @@ def lower(program: Program) -> Lowered:
                 "encrypts chains of layers only. Leave out the residual connection."
             )
         if isinstance(operation, Polynomial):
-            scale, offset, constant = _quadratic(operation, given)
-            matrices.append(current)
+            shrink, offset, scale, constant = _quadratic(operation, given)
+            before = Matrix(
+                name=current.name,
+                weight=current.weight * shrink[:, None],
+                bias=current.bias * shrink,
+            )
+            matrices.append(before)
             squares.append(Square(name=operation.name, offset=offset))
             current = Matrix(name=operation.name, weight=np.diag(scale), bias=constant)
         else:
@@ -108,24 +116,26 @@ def _affine(operation: Linear | Convolution, shape: tuple[int, ...]) -> Matrix:
     return Matrix(name=operation.name, weight=weight, bias=zero)
 
 
-def _quadratic(step: Polynomial, shape: tuple[int, ...]) -> tuple[Values, Values, Values]:
-    """(a, b / a, c) for each value of `shape`."""
+def _quadratic(step: Polynomial, shape: tuple[int, ...]) -> tuple[Values, Values, Values, Values]:
+    """s, o, k, c (values,): with z = s x, a x^2 + b x + c = k z (z + o) + c."""
     if step.degree != 2:
         raise UnsupportedError(
             f"Not yet: layer {step.name!r} is a polynomial of degree={step.degree}; this version "
             "encrypts quadratics. Fit quadratic activations."
         )
-    each = [
+    constant, linear, square = (
         np.broadcast_to(row.reshape(-1, *([1] * (len(shape) - 1))), shape).ravel()
         for row in step.coefficients
-    ]
-    constant, linear, square = each
-    with np.errstate(divide="ignore", invalid="ignore"):
-        offset = linear / square
-    if not np.all(np.abs(offset) <= _MOST_OFFSET):
-        worst = float(np.nanmax(np.where(np.isfinite(offset), np.abs(offset), np.inf)))
+    )
+    ratio = np.zeros_like(linear)
+    active = linear != 0
+    with np.errstate(divide="ignore"):
+        ratio[active] = linear[active] / square[active]
+    if not np.all(np.abs(ratio) <= _MOST_LINEAR):
         raise UnsupportedError(
-            f"Not yet: layer {step.name!r} has a channel that is all but linear (b / a = "
-            f"{worst:.3g}, at most {_MOST_OFFSET:g}). Fit its activation with a larger square."
+            f"Not yet: layer {step.name!r} has a channel that is linear (b / a = "
+            f"{np.abs(ratio).max():.3g}, at most {_MOST_LINEAR:g}). Fit its activation with a "
+            "larger square, or leave it out."
         )
-    return square, offset, constant
+    shrink = np.minimum(1.0, _LARGEST_OFFSET / np.maximum(np.abs(ratio), 1e-300))
+    return shrink, ratio * shrink, square / shrink**2, constant

@@ -47,13 +47,9 @@ class ClientPlan:
     columns: NDArray[np.int64] = field(repr=False)
     outputs: NDArray[np.int64] = field(repr=False)
     steps: tuple[int, ...]
+    inputs: int
     bound: float
     digest: bytes
-
-    @property
-    def inputs(self) -> int:
-        """Numbers that one query holds."""
-        return int(self.columns.max()) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +85,7 @@ class Plan:
             columns=self.layers[0].columns,
             outputs=self.layers[-1].outputs,
             steps=self.steps,
+            inputs=self.lowered.matrices[0].weight.shape[1],
             bound=self.bound,
             digest=self.digest,
         )
