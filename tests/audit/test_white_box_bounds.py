@@ -143,7 +143,7 @@ def test_guesses_need_no_gaussian_noise_and_see_a_leak() -> None:
 def test_power_is_what_less_noise_shows_on_average() -> None:
     """Three quarters of the declared noise is what these runs have."""
     given = declared(noise=1.6)
-    runs = [ideal(seed, noise=1.2, canaries=1000) for seed in range(40)]
+    runs = [ideal(seed, noise=1.2, canaries=1000) for seed in range(12)]
     typical = np.mean([sharpest_drawn_ratio(run, 0.01) for run in runs])
     promised = drawn_bound(runs[0], given, delta=1e-5, error=0.01).power
     assert promised == pytest.approx(ratio_epsilon(float(typical), given, 1e-5), rel=0.1)
