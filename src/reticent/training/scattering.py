@@ -96,9 +96,7 @@ def _gaussian(
 def _morlet(rows: int, columns: int, *, scale: int, angle: float, slant: float) -> Tensor:
     """A Gabor function less the Gaussian that makes its mean zero."""
     width, frequency = _WIDTH * 2**scale, _FREQUENCY / 2**scale
-    gabor = _gaussian(
-        rows, columns, width=width, angle=angle, slant=slant, frequency=frequency
-    )
+    gabor = _gaussian(rows, columns, width=width, angle=angle, slant=slant, frequency=frequency)
     envelope = _gaussian(rows, columns, width=width, angle=angle, slant=slant)
     return gabor - gabor[0, 0] * envelope
 
