@@ -99,6 +99,19 @@ def test_canaries_that_move_the_sum_less_only_lower_the_ratios() -> None:
     assert np.mean(shown) > 0.1
 
 
+def test_the_sharpest_of_six_groups_errs_as_often_as_it_says() -> None:
+    """Canaries together and by route: the choice is paid for."""
+
+    def over(rng: np.random.Generator) -> bool:
+        sight = ideal(int(rng.integers(1 << 31)), canaries=50, others=1, steps=10)
+        spare = directions(rng, 1.2)
+        return sharpest_drawn_ratio(dataclasses.replace(sight, spare=spare), 0.2) > 1 / 1.2
+
+    errors = wrong(over, 500)
+    assert stats.binom.sf(errors - 1, 500, 0.2) > 1e-4
+    assert errors > 40
+
+
 def test_a_route_that_moves_the_sum_more_is_found_among_the_others() -> None:
     moves = np.where(np.arange(300) % 5 == 2, 2.0, 1.0)
     found = sharpest_drawn_ratio(ideal(0, canaries=300, moves=moves), 0.01)

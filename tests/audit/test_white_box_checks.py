@@ -11,7 +11,7 @@ from scipy import stats
 from white_box_ideal import RATE, declared, ideal
 
 from reticent.audit.white_box_canaries import Route, Sight, expected_moves
-from reticent.audit.white_box_checks import checks
+from reticent.audit.white_box_checks import checks, sampling
 
 RUNS, CUT = 250, 0.05
 
@@ -144,6 +144,16 @@ def test_what_lacks_a_property_is_caught_by_its_check(
     after = {c.name: c.p_value for c in checks(change(sound), given)}
     assert before[caught] > 1e-3
     assert after[caught] < 1e-6
+
+
+def test_sampling_p_values_by_hand() -> None:
+    """Four records, q = 1/2: sizes 1 to 3 have 14 chances in 16, repeats one in four a pair."""
+    nobody = np.zeros((2, 4), dtype=bool)
+    found = {check.name: check.p_value for check in sampling(nobody, 0.5)}
+    assert found["sampling rate"] == pytest.approx(2 * 0.5**8)
+    assert found["batch sizes"] == pytest.approx(2 * (1 / 8) ** 2)
+    assert found["repeats"] == pytest.approx(2 * 0.75**4)
+    assert [check.name for check in sampling(~nobody, 1.0)] == ["sampling rate"]
 
 
 def test_moves_expected_of_layers_clipped_one_by_one() -> None:
