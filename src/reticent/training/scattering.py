@@ -165,7 +165,8 @@ class Scattering:
 def _moduli(x: Tensor, wavelets: Tensor) -> Tensor:
     """|x * psi| for each map and wavelet: (n, k, rows, columns) to (n, k * wavelets, ...)."""
     spectrum = torch.fft.fft2(x)[:, :, None] * wavelets
-    return torch.fft.ifft2(spectrum).abs().flatten(1, 2)
+    moduli: Tensor = torch.fft.ifft2(spectrum).abs().flatten(1, 2)
+    return moduli
 
 
 def _reflected(x: Tensor, margin: int) -> Tensor:
@@ -181,7 +182,8 @@ def _sampling(profile: Tensor, count: int, margin: int, stride: int) -> Tensor:
     places = margin + torch.arange(0, count, stride) + stride // 2
     places = places.clamp(max=margin + count - 1)
     offsets = places[:, None] - torch.arange(len(profile))[None, :]
-    return kernel[offsets % len(profile)].float()
+    sampled: Tensor = kernel[offsets % len(profile)].float()
+    return sampled
 
 
 def group_normalised(features: Tensor, groups: int, *, stability: float = 1e-5) -> Tensor:
