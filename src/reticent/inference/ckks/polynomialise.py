@@ -148,7 +148,7 @@ def _measured(
 
 def _reaches(student: fx.GraphModule, held_out: Tensor) -> list[float]:
     """How far held-out records go in the range of each polynomial, in the order of the layers."""
-    seen = {module: 0.0 for module in _polynomials(student)}
+    seen = dict.fromkeys(_polynomials(student), 0.0)
 
     def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         assert isinstance(module, PolynomialActivation)
