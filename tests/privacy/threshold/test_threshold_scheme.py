@@ -231,7 +231,7 @@ def test_a_secret_neither_prints_nor_leaves():
 @pytest.mark.parametrize("values", [[0.5], [[1]], [4001], [-4001], [], list(range(4097))])
 def test_values_that_do_not_fit_are_refused(values):
     key = keyed("values")[2]
-    with pytest.raises(InputError, match="whole numbers|to 4000 in size"):
+    with pytest.raises(InputError, match=r"whole numbers|to 4000 in size"):
         key.encrypt(values)
 
 

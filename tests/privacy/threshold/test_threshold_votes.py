@@ -31,7 +31,7 @@ def test_draws_follow_the_discrete_gaussian_and_no_other(sigma):
     seen = np.bincount(inner, minlength=2 * reach + 1)
     for factor, passes in ((1.0, True), (0.9, False), (1.1, False)):
         p = law(sigma * factor, reach)
-        assert (stats.chisquare(seen, p * seen.sum()).pvalue > 1e-6) is passes
+        assert bool(stats.chisquare(seen, p * seen.sum()).pvalue > 1e-6) is passes
     assert np.abs(drawn).max() <= made.largest
     assert made.total_variation < 2.0**-100
 
@@ -39,7 +39,9 @@ def test_draws_follow_the_discrete_gaussian_and_no_other(sigma):
 def test_the_table_holds_the_cumulative_law():
     table, high = gaussian._table(3.0, 41)
     wanted = law(3.0, 41).cumsum()[:-1]
-    np.testing.assert_allclose([entry / 2.0**128 for entry in table], wanted, rtol=1e-12)
+    np.testing.assert_allclose(
+        [entry / 2.0**128 for entry in table], wanted, rtol=1e-12, atol=1e-36
+    )
     assert [int(h) for h in high] == [entry >> 64 for entry in table]
     assert list(table) == sorted(table)
 
@@ -68,7 +70,7 @@ def test_the_bound_on_a_sum_covers_the_exact_renyi_divergence(sigma, shares):
     for shift in (1, 2):
         rho = summed_concentration(sigma=sigma, shares=shares, l2=float(shift), dimensions=1)
         gaussian_rho = shift**2 / (2 * shares * sigma**2)
-        assert rho >= gaussian_rho
+        assert rho >= gaussian_rho * (1 - 1e-12)
         p, q = total[shift:], total[:-shift]
         kept = (p > 1e-280) & (q > 1e-280)
         for order in (1.5, 2.0, 4.0, 8.0):
