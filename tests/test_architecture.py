@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "reticent"
 MODULES = sorted(SOURCE.rglob("*.py"))
 # Raise these with the suite: a broken import must not drop a folder of tests unseen.
-FEWEST_TESTS = 3100
+FEWEST_TESTS = 3500
 MOST_NAMES = 30
 MOST_LINES = 600
 FORBIDDEN_CALLS = {

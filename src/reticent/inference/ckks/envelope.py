@@ -1,0 +1,94 @@
+"""Ciphertexts and keys on the wire: a versioned header around the library's own bytes.
+
+"RTCK", version, kind, plan digest (16 bytes), key id (16 bytes), CRC-32 of the content, length. The
+checksum shows damage, not malice: it is the validating loader that strangers' bytes meet.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+from reticent.errors import BundleError, DataError
+
+_MAGIC, _VERSION = b"RTCK", 1
+_HEADER = struct.Struct("<4sBB16s16sIQ")
+HEADER_BYTES = _HEADER.size
+
+
+class Kind(IntEnum):
+    """What an envelope holds."""
+
+    REQUEST = 1
+    REPLY = 2
+    KEYS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """Bytes with where they belong: `plan` and `keys` are 16-byte digests."""
+
+    kind: Kind
+    plan: bytes
+    keys: bytes
+    content: bytes
+
+    def pack(self) -> bytes:
+        """Header and content."""
+        checksum, size = zlib.crc32(self.content), len(self.content)
+        head = _HEADER.pack(_MAGIC, _VERSION, self.kind, self.plan, self.keys, checksum, size)
+        return head + self.content
+
+
+def unpack(data: bytes, *, kind: Kind, plan: bytes, most: int) -> Envelope:
+    """The envelope in `data`, checked before its content is looked at.
+
+    Raises `DataError` for anything but a whole envelope of `kind` with at most `most` bytes of
+    content, `BundleError` for one that belongs to another plan.
+    """
+    if len(data) < HEADER_BYTES:
+        raise DataError(f"Expected an envelope of over {HEADER_BYTES} bytes, got {len(data)}.")
+    magic, version, found, owner, keys, checksum, size = _HEADER.unpack_from(data)
+    content = data[HEADER_BYTES:]
+    if magic != _MAGIC or version != _VERSION or found != kind:
+        raise DataError(
+            f"Expected an envelope of kind {kind.name}, version {_VERSION}, got kind={found}, "
+            f"version={version}. Client and server may be of different versions."
+        )
+    if size != len(content) or size > most:
+        raise DataError(
+            f"Expected the {size} bytes that the header states and at most {most}, got "
+            f"{len(content)}. Send it whole."
+        )
+    if owner != plan:
+        raise BundleError(
+            f"Expected ciphertexts for plan {plan.hex()[:12]}, got {owner.hex()[:12]}. "
+            "Fetch the client files again."
+        )
+    if zlib.crc32(content) != checksum:
+        raise DataError("The content differs from its checksum. It was damaged on the way: resend.")
+    return Envelope(kind=kind, plan=owner, keys=keys, content=content)
+
+
+def join(parts: list[bytes]) -> bytes:
+    """Several byte strings as one, each after its length."""
+    return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
+
+
+def split(content: bytes, *, count: int, most: int) -> list[bytes]:
+    """The `count` byte strings that `join` joined, each of at most `most` bytes."""
+    parts: list[bytes] = []
+    at = 0
+    for _ in range(count):
+        if at + 8 > len(content):
+            raise DataError(f"Expected {count} parts, got {len(parts)}.")
+        (size,) = struct.unpack_from("<Q", content, at)
+        if size > most or at + 8 + size > len(content):
+            raise DataError(f"Expected a part of at most {most} bytes, got size={size}.")
+        parts.append(content[at + 8 : at + 8 + size])
+        at += 8 + size
+    if at != len(content):
+        raise DataError(f"Expected {count} parts, got {len(content) - at} bytes more.")
+    return parts

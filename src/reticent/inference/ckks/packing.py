@@ -1,0 +1,221 @@
+"""Where numbers lie in a ciphertext's slots, and which rotations bring weight and input together.
+
+A product of matrix and vector is, for each pair (row, column), one product of numbers. Slot s after
+a rotation by r holds column `columns[s + r]`; a plaintext of weights multiplies all slots at once;
+rotate-and-add sums over the slots of one row. Diagonals with extended rows are Halevi and Shoup
+2014's; baby and giant steps are theirs of 2018. That the client lays copies out costs nothing:
+the server's rotations are what is dear. `diagonals` proves that each pair is met exactly once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reticent.errors import UnsupportedError
+from reticent.inference.ckks.program import Values
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One matrix in slots.
+
+    `columns` (ciphertexts, slots): which input a slot holds, -1 for none. `rows` (ciphertexts,
+    slots): which output its product counts for. `rotations` is how many neighbouring rotations are
+    needed, in steps of `baby`. `sums` are the steps of rotate-and-add over `span` slots, after
+    which everything repeats. Afterwards slot s holds output `outputs[s]`, or partial sums where
+    that is -1.
+    """
+
+    columns: Indices = field(repr=False)
+    rows: Indices = field(repr=False)
+    rotations: int
+    baby: int
+    sums: tuple[int, ...]
+    outputs: Indices = field(repr=False)
+    span: int
+
+    @property
+    def steps(self) -> set[int]:
+        """The rotations that keys are needed for."""
+        giants = range(self.baby, self.rotations, self.baby)
+        return {*range(1, self.baby), *giants, *self.sums}
+
+    @property
+    def count(self) -> int:
+        """Rotations that one evaluation makes."""
+        giants = -(-self.rotations // self.baby)
+        return self.baby - 1 + giants - 1 + len(self.sums)
+
+
+def single(outputs: int, inputs: int, slots: int) -> Layer:
+    """One ciphertext of pre-shifted copies: few rotations, the smallest upload.
+
+    Block p of `period` slots holds the input from place p * shift on. A rotation that runs over a
+    block's end meets the next block, whose shift is one step further on, so that over all blocks
+    the wrapped columns are a permutation of those that would have been met.
+    """
+    period, rows = _period(outputs, inputs, slots)
+    blocks = min(slots // period, rows)
+    shift = rows // blocks
+    place = np.arange(slots)
+    columns = (place % period + (place // period % blocks) * shift) % period
+    return Layer(
+        columns=_limited(columns, inputs)[None],
+        rows=_limited(place % rows, outputs)[None],
+        rotations=shift,
+        baby=_baby(shift),
+        sums=_doublings(rows, slots),
+        outputs=_limited(place % rows, outputs),
+        span=slots,
+    )
+
+
+def several(weight: Values, slots: int) -> Layer:
+    """Many ciphertexts, no rotation before the sum; each row sends only the columns it uses.
+
+    A convolution's rows use a few columns each: this is the client-side im2col.
+    """
+    outputs = len(weight)
+    rows = _power_of_two(outputs)
+    if rows > slots:
+        raise UnsupportedError(f"Expected at most {slots} outputs, got {outputs}.")
+    used = [np.flatnonzero(row) for row in weight]
+    most = max(1, max(len(columns) for columns in used))
+    depth = slots // rows
+    table = np.full((rows, -(-most // depth) * depth), -1, dtype=np.int64)
+    for row, columns in enumerate(used):
+        table[row, : len(columns)] = columns
+    # Slot k * rows + i of ciphertext t holds the (t * depth + k)-th column of row i.
+    packed = table.reshape(rows, -1, depth).transpose(1, 2, 0).reshape(-1, slots)
+    place = np.arange(slots) % rows
+    return Layer(
+        columns=packed,
+        rows=np.broadcast_to(_limited(place, outputs), packed.shape).copy(),
+        rotations=1,
+        baby=1,
+        sums=_doublings(rows, slots),
+        outputs=_limited(place, outputs),
+        span=slots,
+    )
+
+
+def hidden(outputs: int, before: Layer) -> Layer:
+    """A matrix on the repeated outputs of `before`; its own outputs repeat as well."""
+    slots = before.outputs.size
+    period, rows = _period(outputs, period_of(before), slots)
+    place = np.arange(slots)
+    return Layer(
+        columns=before.outputs[None],
+        rows=_limited(place % rows, outputs)[None],
+        rotations=rows,
+        baby=_baby(rows),
+        sums=_doublings(rows, period),
+        outputs=_limited(place % rows, outputs),
+        span=period,
+    )
+
+
+def last(outputs: int, columns: Indices, period: int) -> Layer | None:
+    """A matrix with one block of slots per output: no rotation but the sum's.
+
+    `columns` repeat after `period`. None where there are fewer blocks than outputs.
+    """
+    slots = columns.size
+    if outputs > slots // period:
+        return None
+    place = np.arange(slots)
+    made = np.full(slots, -1, dtype=np.int64)
+    made[np.arange(outputs) * period] = np.arange(outputs)
+    return Layer(
+        columns=columns[None],
+        rows=_limited(place // period, outputs)[None],
+        rotations=1,
+        baby=1,
+        sums=_doublings(1, period),
+        outputs=made,
+        span=slots,
+    )
+
+
+def repeated(inputs: int, slots: int) -> tuple[Indices, int]:
+    """Columns that hold the input over and over, and the period."""
+    period = _power_of_two(inputs)
+    if period > slots:
+        raise UnsupportedError(f"Expected at most {slots} inputs in one ring, got {inputs}.")
+    return _limited(np.arange(slots) % period, inputs), period
+
+
+def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
+    """For each ciphertext and rotation, the weights (slots,) that its slots are multiplied by.
+
+    Raises `AssertionError` unless every pair with a weight is met; one met twice counts once.
+    """
+    outputs, inputs = weight.shape
+    met = np.zeros(outputs * inputs, dtype=bool)
+    made = []
+    for columns, rows in zip(
+        layer.columns[:, : layer.span], layer.rows[:, : layer.span], strict=True
+    ):
+        each = []
+        for rotation in range(layer.rotations):
+            turned = np.roll(columns, -rotation)
+            valid = np.flatnonzero((turned >= 0) & (rows >= 0))
+            pairs = rows[valid] * inputs + turned[valid]
+            _, first = np.unique(pairs, return_index=True)
+            fresh = first[~met[pairs[first]]]
+            met[pairs[fresh]] = True
+            weights = np.zeros(layer.span)
+            weights[valid[fresh]] = weight.reshape(-1)[pairs[fresh]]
+            each.append(np.tile(weights, layer.outputs.size // layer.span))
+        made.append(each)
+    if not met[np.flatnonzero(weight)].all():
+        raise AssertionError("The packing misses a weight.")
+    return made
+
+
+def fewest_rotations(layer: Layer) -> int:
+    """A lower bound for this upload: the best baby and giant steps, and the sum's doublings."""
+    best = min(b + -(-layer.rotations // b) - 2 for b in range(1, layer.rotations + 1))
+    return best + len(layer.sums)
+
+
+def _period(outputs: int, inputs: int, slots: int) -> tuple[int, int]:
+    rows = _power_of_two(outputs)
+    period = max(_power_of_two(inputs), rows)
+    if period > slots:
+        raise UnsupportedError(
+            f"Expected at most {slots} values in one ring, got {max(outputs, inputs)}. "
+            "Encrypt a smaller part of the network (sealed split)."
+        )
+    return period, rows
+
+
+def period_of(layer: Layer) -> int:
+    """The period of a layer's outputs."""
+    rows = int(layer.outputs.max()) + 1
+    return _power_of_two(rows)
+
+
+def _limited(indices: Indices, limit: int) -> Indices:
+    return np.where(indices < limit, indices, -1).astype(np.int64)
+
+
+def _doublings(start: int, stop: int) -> tuple[int, ...]:
+    steps = []
+    while start < stop:
+        steps.append(start)
+        start *= 2
+    return tuple(steps)
+
+
+def _baby(rotations: int) -> int:
+    return min(range(1, rotations + 1), key=lambda b: (b + -(-rotations // b), -b))
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,204 @@
+"""The server half: a polynomial network on ciphertexts, with public keys only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from reticent.errors import AuthenticationError, DataError
+from reticent.inference.ckks import packing
+from reticent.inference.ckks.engine import Engine, SealEngine, context_of
+from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.lowering import Matrix, Square
+from reticent.inference.ckks.packing import Layer
+from reticent.inference.ckks.plan import Plan
+from reticent.inference.ckks.program import Values
+from reticent.random import SecureRandom
+
+# Masks reach to 2**28: with answers at scale 2**30 they stay below half of the lowest prime.
+MASK_BITS = 28
+_SLACK = 4096  # bytes that the library's own headers may add
+
+
+class EncryptedServer:
+    """Answers encrypted queries of one client, whose evaluation keys it was given.
+
+    Slots that are no outputs hold partial sums of the weights; each gets a fresh uniform number
+    in [-2**28, 2**28) before the reply leaves, so that a sum of size B shows with a statistical
+    distance of at most B / 2**29 per slot. The reply is added to a fresh encryption of zero.
+    Not claimed: that the ciphertext's noise, which depends on the weights, is drowned.
+    """
+
+    def __init__(self, plan: Plan, keys: bytes) -> None:
+        self._plan = plan
+        self._context = context_of(plan.parameters)
+        self._key_id, self._engine = _load_keys(plan, self._context, keys)
+        self._layers = [
+            _Ready(self._engine, layer, matrix, square, level)
+            for layer, matrix, square, level in _with_levels(plan)
+        ]
+        self._blank = plan.layers[-1].outputs < 0
+        self._random = SecureRandom()
+
+    def answer(self, request: bytes) -> bytes:
+        """The encrypted reply. Raises `DataError`, `BundleError`, `AuthenticationError`."""
+        sizes = self._plan.parameters.ciphertext_bytes + _SLACK
+        count = len(self._plan.layers[0].columns)
+        envelope = unpack(
+            request, kind=Kind.REQUEST, plan=self._plan.digest, most=count * (sizes + 8)
+        )
+        if envelope.keys != self._key_id:
+            raise AuthenticationError(
+                f"Expected a query under keys {self._key_id.hex()[:12]}, got "
+                f"{envelope.keys.hex()[:12]}. Upload the evaluation keys of this client."
+            )
+        parts = split(envelope.content, count=count, most=sizes)
+        values = [self._fresh(part) for part in parts]
+        for layer in self._layers:
+            values = [layer.run(values)]
+        reply = self._engine.save(self._masked(values[0]))
+        return Envelope(
+            kind=Kind.REPLY, plan=self._plan.digest, keys=self._key_id, content=join([reply])
+        ).pack()
+
+    def _fresh(self, part: bytes) -> Any:
+        engine, parameters = self._engine, self._plan.parameters
+        made = engine.load(part)
+        scale = 2.0**parameters.scale_bits
+        if engine.level(made) != parameters.levels or engine.scale(made) != scale:
+            raise DataError(
+                f"Expected a ciphertext at level={parameters.levels} and scale=2^"
+                f"{parameters.scale_bits}, got level={engine.level(made)} and "
+                f"scale={engine.scale(made):g}. Encrypt with the client."
+            )
+        return made
+
+    def _masked(self, made: Any) -> Any:
+        engine = self._engine
+        noise = self._random.uniform((self._blank.size,)) * 2.0 ** (MASK_BITS + 1) - 2.0**MASK_BITS
+        plain = engine.encode(
+            np.where(self._blank, noise, 0.0), scale=engine.scale(made), level=engine.level(made)
+        )
+        return engine.rerandomise(engine.add_plain(made, plain))
+
+
+class _Ready:
+    """One matrix, and the square behind it, with weights encoded at the level of their use."""
+
+    def __init__(
+        self, engine: Engine, layer: Layer, matrix: Matrix, square: Square | None, level: int
+    ) -> None:
+        self._engine, self._layer = engine, layer
+        self._target = 2.0**30
+        self._prime = engine.prime(level)
+        self._incoming: float | None = None
+        self._weights = packing.diagonals(matrix.weight, layer)
+        self._encoded: list[list[Any]] = []
+        self._level = level
+        self._kept: dict[tuple[str, float], Any] = {}
+        self._bias = _spread(matrix.bias, layer)
+        self._offset = None if square is None else _spread(square.offset, layer)
+
+    def run(self, values: list[Any]) -> Any:
+        engine, layer = self._engine, self._layer
+        if self._incoming != engine.scale(values[0]):
+            self._encode(engine.scale(values[0]))
+        total = None
+        for giant in range(0, layer.rotations, layer.baby):
+            part = self._inner(values, giant)
+            if part is None:
+                continue
+            part = engine.rescale(part)
+            turned = engine.rotate(part, giant) if giant else part
+            total = turned if total is None else engine.add(total, turned)
+        assert total is not None
+        for step in layer.sums:
+            total = engine.add(total, engine.rotate(total, step))
+        total = engine.add_plain(total, self._plain("bias", self._bias, total))
+        return total if self._offset is None else self._squared(total)
+
+    def _inner(self, values: list[Any], giant: int) -> Any:
+        engine, layer = self._engine, self._layer
+        if giant == 0:
+            self._turned = [self._babies(value) for value in values]
+        total = None
+        for turned, encoded in zip(self._turned, self._encoded, strict=True):
+            for baby in range(min(layer.baby, layer.rotations - giant)):
+                plain = encoded[giant + baby]
+                if plain is None:
+                    continue
+                product = engine.multiply_plain(turned[baby], plain)
+                total = product if total is None else engine.add(total, product)
+        return total
+
+    def _babies(self, value: Any) -> list[Any]:
+        steps = range(1, min(self._layer.baby, self._layer.rotations))
+        return [value, *(self._engine.rotate(value, step) for step in steps)]
+
+    def _encode(self, incoming: float) -> None:
+        """Weights at the scale that leaves exactly the target behind the division."""
+        scale = self._target * self._prime / incoming
+        self._incoming = incoming
+        self._encoded = [
+            [
+                self._engine.encode(
+                    np.roll(weights, rotation // self._layer.baby * self._layer.baby),
+                    scale=scale,
+                    level=self._level,
+                )
+                if weights.any()
+                else None
+                for rotation, weights in enumerate(each)
+            ]
+            for each in self._weights
+        ]
+
+    def _squared(self, x: Any) -> Any:
+        engine = self._engine
+        assert self._offset is not None
+        if not self._offset.any():
+            return engine.rescale(engine.multiply(x, x))
+        moved = engine.add_plain(x, self._plain("offset", self._offset, x))
+        return engine.rescale(engine.multiply(x, moved))
+
+    def _plain(self, name: str, values: Values, like: Any) -> Any:
+        """`values` at the scale and level of `like`, which are the same for every query."""
+        scale = self._engine.scale(like)
+        if (name, scale) not in self._kept:
+            level = self._engine.level(like)
+            self._kept = {
+                **self._kept,
+                (name, scale): self._engine.encode(values, scale=scale, level=level),
+            }
+        return self._kept[name, scale]
+
+
+def _with_levels(plan: Plan) -> list[tuple[Layer, Matrix, Square | None, int]]:
+    squares = [*plan.lowered.squares, None]
+    level, made = plan.parameters.levels, []
+    for layer, matrix, square in zip(plan.layers, plan.lowered.matrices, squares, strict=True):
+        made.append((layer, matrix, square, level))
+        level -= 2
+    return made
+
+
+def _spread(values: Values, layer: Layer) -> Values:
+    """A value per output, into the slots that hold it."""
+    return np.where(layer.outputs >= 0, values[np.maximum(layer.outputs, 0)], 0.0)
+
+
+def _load_keys(plan: Plan, context: Any, keys: bytes) -> tuple[bytes, SealEngine]:
+    most = plan.parameters.key_bytes(max(1, len(plan.steps))) * 51 // 50 + 3 * _SLACK
+    envelope = unpack(keys, kind=Kind.KEYS, plan=plan.digest, most=most)
+    public, relinearise, rotations = split(envelope.content, count=3, most=most)
+    try:
+        engine = SealEngine(
+            context,
+            public=context.from_public_str(public),
+            relinearise=context.from_relin_str(relinearise),
+            rotations=context.from_galois_str(rotations),
+        )
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
+    return envelope.keys, engine

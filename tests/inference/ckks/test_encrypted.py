@@ -1,0 +1,364 @@
+"""Client and server over bytes: answers, masks, refusals, hostile input."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from reticent.errors import (
+    AuthenticationError,
+    BudgetExhaustedError,
+    BundleError,
+    ConfigError,
+    DataError,
+    EvidenceError,
+    InputError,
+    UnsupportedError,
+)
+from reticent.inference.ckks import server as server_module
+from reticent.inference.ckks.client import EncryptedClient
+from reticent.inference.ckks.envelope import HEADER_BYTES, Kind, unpack
+from reticent.inference.ckks.lowering import lower
+from reticent.inference.ckks.parameters import MOST_BITS, Parameters, smallest
+from reticent.inference.ckks.plan import Plan, plan
+from reticent.inference.ckks.primitives import Primitives
+from reticent.inference.ckks.program import (
+    Add,
+    Convolution,
+    Linear,
+    Polynomial,
+    Program,
+    Step,
+)
+from reticent.inference.ckks.server import EncryptedServer
+
+FLAT = Primitives(
+    table=dict.fromkeys(
+        ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load"), (1.0,) * 8
+    )
+)
+
+
+def chain(*operations, shape, bound=1.0):
+    steps = tuple(Step(operation=each, sources=(i,)) for i, each in enumerate(operations))
+    return Program(input_shape=shape, steps=steps, bound=bound)
+
+
+def dense(rng, name, outputs, inputs):
+    return Linear(
+        name=name,
+        weight=rng.normal(size=(outputs, inputs)) / np.sqrt(inputs),
+        bias=rng.normal(size=outputs) / 4,
+    )
+
+
+def quadratic(name, channels, rng):
+    return Polynomial(name=name, coefficients=rng.uniform(0.2, 1.0, size=(3, channels)))
+
+
+def perceptron(seed=0, sizes=(30, 16, 3)):
+    rng = np.random.default_rng(seed)
+    return chain(
+        dense(rng, "fc1", sizes[1], sizes[0]),
+        quadratic("act", sizes[1], rng),
+        dense(rng, "fc2", sizes[2], sizes[1]),
+        shape=(sizes[0],),
+    )
+
+
+def pair(made: Plan, **settings):
+    client = EncryptedClient(made.for_client(), **settings)
+    return client, EncryptedServer(made, client.public_keys)
+
+
+@pytest.fixture(scope="module")
+def parties():
+    program = perceptron()
+    made = plan(program, primitives=FLAT)
+    return program, made, *pair(made, precision_bits=16)
+
+
+@pytest.mark.parametrize("goal", ["latency", "upload"])
+def test_an_encrypted_answer_is_the_programs(goal):
+    program = perceptron(1, (50, 20, 4))
+    made = plan(program, goal=goal, primitives=FLAT)
+    client, server = pair(made, precision_bits=16)
+    for x in np.random.default_rng(2).uniform(-1, 1, size=(3, 50)):
+        answer = client.decrypt(server.answer(client.encrypt(x)))
+        np.testing.assert_allclose(answer, program.run(x[None])[0], atol=5e-3)
+
+
+def test_a_convolution_and_two_activations_are_computed():
+    rng = np.random.default_rng(3)
+    kernel = Convolution(
+        name="conv",
+        weight=rng.normal(size=(2, 1, 3, 3)) / 3,
+        bias=rng.normal(size=2) / 4,
+        stride=(2, 2),
+    )
+    program = chain(
+        kernel,
+        quadratic("act1", 2, rng),
+        dense(rng, "fc1", 8, 18),
+        quadratic("act2", 8, rng),
+        dense(rng, "fc2", 3, 8),
+        shape=(1, 8, 8),
+    )
+    made = plan(program, primitives=FLAT)
+    assert made.parameters.levels == 5
+    client, server = pair(made, precision_bits=16)
+    x = rng.uniform(-1, 1, size=(1, 8, 8))
+    answer = client.decrypt(server.answer(client.encrypt(x)))
+    np.testing.assert_allclose(answer, program.run(x[None])[0], atol=2e-2)
+
+
+def test_a_linear_model_takes_one_level():
+    rng = np.random.default_rng(4)
+    program = chain(dense(rng, "logistic", 2, 30), shape=(30,))
+    made = plan(program, primitives=FLAT)
+    assert made.parameters.levels == 1
+    client, server = pair(made, precision_bits=16)
+    x = rng.uniform(-1, 1, size=30)
+    answer = client.decrypt(server.answer(client.encrypt(x)))
+    np.testing.assert_allclose(answer, program.run(x[None])[0], atol=5e-3)
+
+
+def test_lowering_keeps_the_function():
+    program = perceptron(5)
+    x = np.random.default_rng(6).normal(size=(4, 30))
+    np.testing.assert_allclose(lower(program).run(x), program.run(x), rtol=1e-9)
+
+
+def test_nearly_linear_and_dead_channels_keep_their_precision():
+    rng = np.random.default_rng(12)
+    coefficients = np.array([[0.1, 0.0, 0.2, 0.3], [1.0, 0.0, -0.8, 0.5], [1e-5, 0.0, 1e-3, 0.7]])
+    program = chain(
+        dense(rng, "fc1", 4, 10),
+        Polynomial(name="act", coefficients=coefficients),
+        dense(rng, "fc2", 2, 4),
+        shape=(10,),
+    )
+    lowered = lower(program)
+    assert np.abs(lowered.squares[0].offset).max() <= 1e4
+    x = rng.uniform(-1, 1, size=(2, 10))
+    np.testing.assert_allclose(lowered.run(x), program.run(x), atol=1e-9)
+    client, server = pair(plan(program, primitives=FLAT), precision_bits=16)
+    answer = client.decrypt(server.answer(client.encrypt(x[0])))
+    np.testing.assert_allclose(answer, program.run(x[:1])[0], atol=2e-2)
+
+
+def slots_of(client, reply):
+    """Every slot of a reply, as a client that keeps to no rule would look at them."""
+    from reticent.inference.ckks.engine import decoded, seal_library
+    from reticent.inference.ckks.envelope import split
+
+    content = unpack(reply, kind=Kind.REPLY, plan=client._plan.digest, most=1 << 24).content
+    made = seal_library().Ciphertext()
+    made.load_bytes(client._context, split(content, count=1, most=1 << 24)[0])
+    return decoded(client._encoder, client._decryptor.decrypt(made))
+
+
+def partial_sums(made, x):
+    """What the last layer's blank slots hold before they are masked, from plain numbers."""
+    from reticent.inference.ckks import packing
+
+    hidden = made.lowered.squares[0].run(made.lowered.matrices[0].run(x[None]))[0]
+    layer, matrix = made.layers[-1], made.lowered.matrices[-1]
+    columns = layer.columns[0]
+    total = packing.diagonals(matrix.weight, layer)[0][0] * np.where(
+        columns >= 0, hidden[columns], 0.0
+    )
+    for step in layer.sums:
+        total = total + np.roll(total, -step)
+    return total
+
+
+def test_blank_slots_leak_partial_sums_without_the_mask_and_not_with_it(parties, monkeypatch):
+    _, made, client, server = parties
+    x = np.random.default_rng(7).uniform(-1, 1, size=30)
+    leaked, blank = partial_sums(made, x), made.layers[-1].outputs < 0
+    telling = blank & (np.abs(leaked) > 0.05)
+    assert telling.sum() > 20
+    masked = slots_of(client, server.answer(client.encrypt(x)))
+    # Uniform on 2**29 numbers: the chance that one of them comes this near is 2**-20.
+    assert (np.abs(masked - leaked)[telling] > 100).mean() > 0.99
+    spread = masked[blank] / 2.0**server_module.MASK_BITS
+    assert abs(spread.mean()) < 0.06
+    assert abs(spread.std() - 1 / np.sqrt(3)) < 0.05
+    monkeypatch.setattr(server, "_masked", lambda value: value)
+    naked = slots_of(client, server.answer(client.encrypt(x)))
+    np.testing.assert_allclose(naked[telling], leaked[telling], atol=5e-3)
+
+
+def test_replies_to_one_query_share_no_randomness(parties):
+    _, _, client, server = parties
+    request = client.encrypt(np.zeros(30))
+    first, second = server.answer(request), server.answer(request)
+    differing = np.frombuffer(first[-60_000:], np.uint8) != np.frombuffer(
+        second[-60_000:], np.uint8
+    )
+    assert differing.mean() > 0.8
+    np.testing.assert_allclose(client.decrypt(first), client.decrypt(second), atol=5e-3)
+
+
+def test_requests_have_one_size_whatever_they_hold(parties):
+    _, _, client, server = parties
+    requests = [client.encrypt(np.full(30, value)) for value in (0.0, 1.0, -0.3)]
+    assert len({len(request) for request in requests}) == 1
+    assert len({len(server.answer(request)) for request in requests}) == 1
+
+
+def test_the_secret_key_does_not_print_or_travel(parties):
+    _, _, client, _ = parties
+    assert repr(client._keys) == "SecretKeys(hidden)"
+    for travel in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="stay in this process"):
+            travel(client._keys)
+    secret = bytes(client._keys.secret.to_string())[200:600]
+    assert secret not in client.public_keys
+
+
+def test_answers_are_rounded_and_keys_run_out():
+    program = perceptron(8)
+    client, server = pair(plan(program, primitives=FLAT), precision_bits=5, most_queries=1)
+    answer = client.decrypt(server.answer(client.encrypt(np.zeros(30))))
+    np.testing.assert_array_equal(answer * 32, np.round(answer * 32))
+    with pytest.raises(BudgetExhaustedError, match="most_queries=1"):
+        client.encrypt(np.zeros(30))
+    before = client.public_keys
+    client.rotate()
+    assert client.public_keys != before
+    with pytest.raises(AuthenticationError, match="Upload the evaluation keys"):
+        server.answer(client.encrypt(np.zeros(30)))
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (np.full(30, 1.5), "at most 1 in size"),
+        (np.full(30, np.nan), "finite inputs"),
+        (np.zeros(29), "Expected 30 numbers"),
+    ],
+)
+def test_inputs_are_checked_before_they_are_encrypted(parties, x, said):
+    with pytest.raises(InputError, match=said):
+        parties[2].encrypt(x)
+
+
+def test_damaged_and_hostile_requests_are_refused(parties):
+    _, _, client, server = parties
+    good = client.encrypt(np.zeros(30))
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    for bad, said in (
+        (b"", "envelope of over"),
+        (good[:1000], "bytes that the header states"),
+        (good + b"x", "bytes that the header states"),
+        (b"XXXX" + good[4:], "kind REQUEST"),
+        (client.public_keys[: len(good)], "kind REQUEST"),
+        (bytes(flipped), "damaged"),
+    ):
+        with pytest.raises(DataError, match=said):
+            server.answer(bad)
+    assert client.decrypt(server.answer(good)).shape == (3,)
+
+
+def repacked(request, content):
+    import struct
+    import zlib
+
+    head = bytearray(request[:HEADER_BYTES])
+    head[-12:] = struct.pack("<IQ", zlib.crc32(content), len(content))
+    return bytes(head) + content
+
+
+def test_a_well_formed_envelope_of_rubbish_meets_the_validating_loader(parties):
+    _, _, client, server = parties
+    good = client.encrypt(np.zeros(30))
+    content = bytearray(good[HEADER_BYTES:])
+    content[5000:5008] = b"\xff" * 8  # a coefficient above its prime
+    with pytest.raises(DataError, match="bytes that are none"):
+        server.answer(repacked(good, bytes(content)))
+    random = np.random.default_rng(9).bytes(len(content) - 8)
+    with pytest.raises(DataError, match="bytes that are none"):
+        server.answer(repacked(good, good[HEADER_BYTES : HEADER_BYTES + 8] + random))
+
+
+def test_a_ciphertext_at_another_level_is_refused(parties):
+    from reticent.inference.ckks.envelope import join, split
+
+    _, _, client, server = parties
+    good = client.encrypt(np.zeros(30))
+    engine = server._engine
+    part = split(good[HEADER_BYTES:], count=1, most=1 << 24)[0]
+    value = engine.load(part)
+    low = engine.rescale(
+        engine.multiply_plain(value, engine.encode(np.ones(4096), scale=2.0**30, level=3))
+    )
+    with pytest.raises(DataError, match="level=3 and"):
+        server.answer(repacked(good, join([engine.save(low)])))
+
+
+def test_another_plans_client_is_turned_away(parties):
+    _, _, _, server = parties
+    other = EncryptedClient(plan(perceptron(10, (31, 16, 3)), primitives=FLAT).for_client())
+    with pytest.raises(BundleError, match="Fetch the client files"):
+        server.answer(other.encrypt(np.zeros(31)))
+    with pytest.raises(BundleError, match="for plan"):
+        EncryptedServer(server._plan, other.public_keys)
+
+
+def test_a_reply_under_other_keys_is_no_answer(parties):
+    _, made, client, _ = parties
+    other, other_server = pair(made)
+    theirs = other_server.answer(other.encrypt(np.zeros(30)))
+    with pytest.raises(EvidenceError, match="other keys"):
+        client.decrypt(theirs)
+    forged = theirs[:22] + client.encrypt(np.zeros(30))[22:38] + theirs[38:]
+    with pytest.raises(EvidenceError, match="no answer of this network"):
+        client.decrypt(forged)
+
+
+def test_security_parameters_are_the_standards():
+    assert dict(MOST_BITS) == {4096: 109, 8192: 218, 16384: 438, 32768: 881}
+    assert smallest(3, values=100).degree == 8192
+    assert smallest(4, values=100).degree == 16384
+    assert smallest(3, values=5000).degree == 16384
+    with pytest.raises(ConfigError, match="at most 218 bits"):
+        Parameters(degree=8192, levels=4, scale_bits=30)
+    with pytest.raises(UnsupportedError, match="'fc9' brings the network to levels=30"):
+        smallest(30, values=100, layer="fc9")
+
+
+def test_what_can_not_be_encrypted_yet_is_named():
+    rng = np.random.default_rng(11)
+    residual = Program(
+        input_shape=(4,),
+        steps=(
+            Step(operation=dense(rng, "fc", 4, 4), sources=(0,)),
+            Step(operation=Add(name="skip"), sources=(0, 1)),
+        ),
+    )
+    with pytest.raises(UnsupportedError, match="'skip' adds an earlier value"):
+        plan(residual, primitives=FLAT)
+    cubic = Polynomial(name="cube", coefficients=np.ones((4, 1)))
+    with pytest.raises(UnsupportedError, match="'cube' is a polynomial of degree=3"):
+        plan(chain(cubic, shape=(4,)), primitives=FLAT)
+    flat = Polynomial(name="flat", coefficients=np.array([[0.0], [1.0], [0.0]]))
+    with pytest.raises(UnsupportedError, match="that is linear"):
+        plan(chain(flat, shape=(4,)), primitives=FLAT)
+
+
+def test_the_plan_says_what_each_packing_costs(parties):
+    _, made, client, server = parties
+    told = made.describe()
+    assert "levels 3, ring 8192, modulus 210 bits, 128-bit security" in told
+    assert "single:" in told
+    assert "several:" in told
+    request = client.encrypt(np.zeros(30))
+    assert len(request) == pytest.approx(made.estimate.upload_bytes, rel=0.001)
+    assert len(client.public_keys) == pytest.approx(made.estimate.key_bytes, rel=0.01)
+    assert len(server.answer(request)) == pytest.approx(made.estimate.reply_bytes, rel=0.01)

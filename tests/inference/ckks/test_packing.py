@@ -1,0 +1,90 @@
+"""Layouts in slots against the plain product; coverage; rotation counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reticent.errors import UnsupportedError
+from reticent.inference.ckks import packing
+from reticent.inference.ckks.packing import Layer
+
+sizes = st.integers(1, 20)
+
+
+def evaluated(weight: np.ndarray, layer: Layer, x: np.ndarray) -> np.ndarray:
+    """What the slots hold after products and rotate-and-add, on plain numbers."""
+    total = np.zeros(layer.outputs.size)
+    for columns, weights in zip(layer.columns, packing.diagonals(weight, layer), strict=True):
+        values = np.where(columns >= 0, x[columns], 0.0)
+        for rotation, each in enumerate(weights):
+            total += each * np.roll(values, -rotation)
+    for step in layer.sums:
+        total = total + np.roll(total, -step)
+    return total
+
+
+def assert_product(weight: np.ndarray, layer: Layer, x: np.ndarray) -> None:
+    slots = evaluated(weight, layer, x)
+    holds = layer.outputs >= 0
+    assert set(layer.outputs[holds]) == set(range(len(weight)))
+    np.testing.assert_allclose(slots[holds], (weight @ x)[layer.outputs[holds]], atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(outputs=sizes, inputs=sizes, after=sizes, slots=st.sampled_from([32, 64, 256]))
+def test_every_layout_computes_the_product(outputs, inputs, after, slots):
+    rng = np.random.default_rng([outputs, inputs, after])
+    first, second = rng.normal(size=(outputs, inputs)), rng.normal(size=(after, outputs))
+    x = rng.normal(size=inputs)
+    for layer in (packing.single(outputs, inputs, slots), packing.several(first, slots)):
+        assert_product(first, layer, x)
+        assert_product(second, packing.hidden(after, layer), first @ x)
+        blocks = packing.last(after, layer.outputs, packing.period_of(layer))
+        if blocks is not None:
+            assert_product(second, blocks, first @ x)
+
+
+def test_each_pair_is_met_exactly_once_over_wrapped_blocks():
+    """784 inputs in 4 pre-shifted copies, 128 outputs, 32 rotations: all 100,352 pairs, once."""
+    layer = packing.single(128, 784, 4096)
+    met = np.zeros((128, 784), dtype=int)
+    for rotation in range(layer.rotations):
+        turned = np.roll(layer.columns[0], -rotation)
+        valid = (turned >= 0) & (layer.rows[0] >= 0)
+        np.add.at(met, (layer.rows[0][valid], turned[valid]), 1)
+    assert met.min() == met.max() == 1
+
+
+def test_a_convolution_sends_only_the_pixels_it_uses():
+    weight = np.zeros((100, 400))
+    for row in range(100):
+        weight[row, row : row + 9] = 1.0
+    layer = packing.several(weight, 512)
+    assert len(layer.columns) == 3  # 9 columns a row, 4 places for each of 128 rows
+    x = np.random.default_rng(0).normal(size=400)
+    assert_product(weight, layer, x)
+
+
+def test_rotations_are_the_fewest_for_the_layout():
+    for layer in (packing.single(128, 784, 4096), packing.several(np.ones((128, 784)), 4096)):
+        assert layer.count == packing.fewest_rotations(layer)
+    assert packing.single(128, 784, 4096).count == 15
+    assert packing.several(np.ones((128, 784)), 4096).count == 5
+
+
+def test_a_layout_that_misses_a_weight_is_found():
+    whole = packing.single(16, 16, 16)
+    lame = Layer(**{**vars(whole), "rotations": whole.rotations - 1})
+    packing.diagonals(np.ones((16, 16)), whole)
+    with pytest.raises(AssertionError, match="misses a weight"):
+        packing.diagonals(np.ones((16, 16)), lame)
+
+
+def test_what_does_not_fit_a_ring_is_refused():
+    with pytest.raises(UnsupportedError, match="at most 64 values in one ring, got 100"):
+        packing.single(3, 100, 64)
+    with pytest.raises(UnsupportedError, match="at most 64 inputs"):
+        packing.repeated(65, 64)

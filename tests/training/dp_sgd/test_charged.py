@@ -1,0 +1,134 @@
+"""Training that the ledger pays for: once, before it starts, and for good."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reticent.errors import BudgetExhaustedError, ConfigError, DataError, EvidenceError
+from reticent.privacy.ledger import Cap, Ledger
+from reticent.privacy.ledger.files import file_digests
+from reticent.training.dp_sgd.charged import digests, train_charged
+from reticent.training.dp_sgd.trainer import Plan
+
+pytest.importorskip("dp_accounting")
+PLAN = Plan(steps=5, expected_batch=50, chunk=50)
+
+
+def records() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(200) % 2
+    x = torch.randn(200, 4, generator=generator)
+    x[:, 0] += 4.0 * y - 2.0
+    return x, y
+
+
+def granted(folder: Path, *, epsilon: float = 4.0) -> Ledger:
+    ledger = Ledger.create(folder / "ledger.db")
+    cap = Cap(epsilon=epsilon, delta=1e-4)
+    ledger.grant("people", digests(*records()), cap=cap)
+    return ledger
+
+
+def bought(ledger: Ledger, key: str, *, epsilon: float = 2.0, dataset: str = "people"):
+    x, y = records()
+    return train_charged(
+        nn.Linear(4, 2),
+        x,
+        y,
+        epsilon=epsilon,
+        delta=1e-5,
+        ledger=ledger,
+        dataset=dataset,
+        key=key,
+        plan=PLAN,
+    )
+
+
+def spent(ledger: Ledger) -> float:
+    (dataset,) = ledger.datasets()
+    (balance,) = ledger.balances(dataset.id)
+    return balance.epsilon
+
+
+def test_a_run_is_charged_what_it_claims(tmp_path: Path) -> None:
+    ledger = granted(tmp_path)
+    made = bought(ledger, "first")
+    assert made.trained.epsilon <= 2.0
+    assert made.trained.guarantee is not None
+    # The charge is epsilon = 2 at delta = 1e-5, read off at the cap's larger delta.
+    assert 1.5 < spent(ledger) <= 2.0
+    assert ledger.charge(made.charge).state == "committed"
+
+
+def test_over_the_cap_nothing_is_trained_or_charged(tmp_path: Path) -> None:
+    ledger = granted(tmp_path, epsilon=3.0)
+    bought(ledger, "first")
+    before = spent(ledger)
+    with pytest.raises(BudgetExhaustedError):
+        bought(ledger, "second")
+    assert spent(ledger) == before
+
+
+def test_a_key_runs_once(tmp_path: Path) -> None:
+    ledger = granted(tmp_path)
+    bought(ledger, "only")
+    before = spent(ledger)
+    with pytest.raises(ConfigError, match="committed"):
+        bought(ledger, "only")
+    assert spent(ledger) == before
+
+
+def test_other_records_and_units_are_refused_before_a_charge(tmp_path: Path) -> None:
+    ledger = granted(tmp_path)
+    x, y = records()
+    common = {"epsilon": 1.0, "delta": 1e-5, "ledger": ledger, "plan": PLAN}
+    with pytest.raises(EvidenceError, match="got others"):
+        train_charged(nn.Linear(4, 2), x + 1, y, dataset="people", key="a", **common)
+    with pytest.raises(DataError, match="targets=199"):
+        train_charged(nn.Linear(4, 2), x, y[:-1], dataset="people", key="a", **common)
+    ledger.grant("users", ["u1", "u2"], cap=Cap(epsilon=1.0, delta=1e-5), unit="user")
+    with pytest.raises(ConfigError, match="unit='user'"):
+        train_charged(nn.Linear(4, 2), x, y, dataset="users", key="a", **common)
+    assert all(not ledger.balances(item.id)[0].epsilon for item in ledger.datasets())
+
+
+def test_a_file_and_its_loaded_arrays_are_one_data_set(tmp_path: Path) -> None:
+    x, y = records()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
+    np.savez(tmp_path / "renamed.npz", records=x[order].numpy(), labels=y[order].numpy())
+    units = [unit for (unit,) in file_digests(tmp_path / "renamed.npz")]
+    assert sorted(units) == sorted(digests(x, y))
+
+
+def test_a_run_that_is_killed_stays_charged_and_gives_nothing_out(tmp_path: Path) -> None:
+    granted(tmp_path)
+    child = os.fork()
+    if child == 0:
+        x, y = records()
+
+        def kill(share: float) -> None:
+            if share > 0.5:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            train_charged(
+                nn.Linear(4, 2), x, y, epsilon=2.0, delta=1e-5, key="killed", plan=PLAN,
+                ledger=Ledger.open(tmp_path / "ledger.db"), dataset="people", progress=kill,
+            )  # fmt: skip
+        finally:
+            os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    ledger = Ledger.open(tmp_path / "ledger.db")
+    assert 1.5 < spent(ledger) <= 2.0
+    with pytest.raises(ConfigError, match="started"):
+        bought(ledger, "killed")
+    with pytest.raises(BudgetExhaustedError):
+        bought(ledger, "again", epsilon=3.5)
