@@ -191,14 +191,8 @@ def shifted(x: torch.Tensor, seed: int) -> torch.Tensor:
     rng = np.random.default_rng(seed)
     images = nn.functional.pad(x.view(-1, 28, 28), (2, 2, 2, 2))
     moves = rng.integers(0, 5, size=(len(x), 2))
-<<<<<<< HEAD
-    return torch.stack(
-        [im[i : i + 28, j : j + 28] for im, (i, j) in zip(images, moves, strict=True)]
-    ).flatten(1)
-=======
     made = [im[i : i + 28, j : j + 28] for im, (i, j) in zip(images, moves, strict=True)]
     return torch.stack(made).flatten(1)
->>>>>>> hepoly
 
 
 def relu_net(kind: str) -> nn.Sequential:
