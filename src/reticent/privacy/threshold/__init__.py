@@ -1,6 +1,5 @@
 """Sums that only all key holders together can open: additive threshold RLWE, unaudited.
 
-
 No package that this project may depend on gives threshold keys on Python 3.11, so this is the
 smallest scheme that does: the additive part of multiparty BFV (Asharov et al. 2012, "Multiparty
 computation with low communication, computation and interaction via threshold FHE"; Mouchet et al.
