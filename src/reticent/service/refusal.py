@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from reticent.errors import (
     AuthenticationError,
+    BundleError,
     BudgetExhaustedError,
     EvidenceError,
     InputError,
@@ -76,6 +77,8 @@ def refusal_of(error: Exception) -> RefusalError | None:
         return RefusalError(401, message, headers={"www-authenticate": "Bearer"})
     if isinstance(error, BudgetExhaustedError):
         return RefusalError(429, message)
+    if isinstance(error, BundleError):
+        return RefusalError(409, message)
     if isinstance(error, EvidenceError):
         return RefusalError(403, message)
     if isinstance(error, (InputError, UnsupportedError)):

@@ -18,6 +18,9 @@ from reticent.inference.split.client import GRAPH_FILE, SPEC_FILE, ClientAudit, 
 from reticent.inference.split.odometer import Odometer
 
 
+_REQUEST_BYTES = 8 << 20
+
+
 class SealedClient:
     """Encodes in the clear, sends ciphertexts, decrypts the replies.
 
@@ -61,6 +64,11 @@ class SealedClient:
     def public_keys(self) -> bytes:
         """What the server needs, once, before the first request."""
         return self._keys.public_keys
+
+    @property
+    def rows_at_once(self) -> int:
+        """Records per request, so that it stays within `_REQUEST_BYTES`."""
+        return max(1, _REQUEST_BYTES // self._release.request_bytes)
 
     @property
     def _keys(self) -> EncryptedClient:
