@@ -63,7 +63,8 @@ def cut_at(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
     """(encoder, head): copies of the parts of `model` before and after the cut `name`.
 
     head(encoder(x)) equals model(x) in evaluation mode; a traced model's functional dropout stays
-    off in training mode too. "input" is the cut before the first layer. Raises `ConfigError` for a name that is no cut.
+    off in training mode too. "input" is the cut before the first layer. Raises `ConfigError` for a
+    name that is no cut.
     """
     names = _names(model)
     if name == INPUT and INPUT not in names:

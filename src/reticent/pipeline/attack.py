@@ -122,9 +122,7 @@ def _answers(
         test=asking(view.test, parts.test),
     )
     found = audit_attributes(asked, **{**settings, "attributes": ("answer",), "requests": (1,)})
-    return list(
-        judged([replace(one, pillar=Pillar.OUTPUT) for one in found], hardened.guarantees)
-    )
+    return list(judged([replace(one, pillar=Pillar.OUTPUT) for one in found], hardened.guarantees))
 
 
 def frontier(recipe: Recipe, first: Attacked, *, report: Report) -> tuple[Point, ...]:

@@ -44,7 +44,6 @@ from reticent.pipeline.attack import Attacked, few_shot, shots_of
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Stage
 
-
 _SPLIT = "The answer itself reaches the server: output privacy needs the sealed split."
 _SEALED = (
     "The server sees neither input nor answer. Packing and masks are this project's own and "

@@ -140,9 +140,7 @@ class Client:
             transcript.record(SERVER.name, CLIENT.name, "http reply", f"200: {len(content)} bytes")
         return reply.tensors
 
-    def upload_keys(
-        self, model: str, keys: bytes, *, transcript: Transcript | None = None
-    ) -> str:
+    def upload_keys(self, model: str, keys: bytes, *, transcript: Transcript | None = None) -> str:
         """Send evaluation keys, once, before encrypted records; their name at the server.
 
         Raises as `infer` does.

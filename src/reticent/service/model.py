@@ -47,7 +47,6 @@ class ServedModel:
             if not _NAME.fullmatch(value):
                 raise ConfigError(f"Expected letters, digits and ._- only, got {field}={value!r}.")
 
-
     @property
     def parallel(self) -> int:
         """How many requests its half answers at once."""

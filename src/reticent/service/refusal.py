@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from reticent.errors import (
     AuthenticationError,
-    BundleError,
     BudgetExhaustedError,
+    BundleError,
     EvidenceError,
     InputError,
     UnsupportedError,

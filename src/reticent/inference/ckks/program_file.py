@@ -27,7 +27,8 @@ _SCHEMA = 1
 
 def save(path: Path, program: Program) -> None:
     """Write `program` as npz: a JSON description and float64 arrays."""
-    steps, arrays = [], {}
+    steps: list[dict[str, Any]] = []
+    arrays: dict[str, Values] = {}
     for index, step in enumerate(program.steps):
         described, values = _described(step.operation)
         steps.append({**described, "sources": list(step.sources)})
@@ -40,7 +41,7 @@ def save(path: Path, program: Program) -> None:
     }
     text = np.frombuffer(json.dumps(record, allow_nan=False).encode(), dtype=np.uint8)
     with path.open("wb") as file:
-        np.savez(file, program=text, **arrays)
+        np.savez(file, allow_pickle=False, program=text, **arrays)
 
 
 def load(path: Path) -> Program:

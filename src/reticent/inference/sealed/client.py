@@ -17,7 +17,6 @@ from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.client import GRAPH_FILE, SPEC_FILE, ClientAudit, Spec
 from reticent.inference.split.odometer import Odometer
 
-
 _REQUEST_BYTES = 8 << 20
 
 

@@ -1,4 +1,4 @@
-"""Sealing a deployed classifier: the encoder stays as it is, the rest becomes a polynomial network."""
+"""Sealing a classifier: the encoder stays as it is, the rest becomes a polynomial network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def sealed(problem: Problem) -> Halves:
     """The part before the cut for the client, the part behind it for ciphertexts.
 
     Options: `tolerance` (accuracy that the polynomials may cost on the validation part, 0.01),
-    `epochs` of their distillation (30), `degree` (2), `goal` of the layout ("latency").
+    `epochs` of their distillation (30, more on
+    small sets), `degree` (2), `goal` of the layout ("latency").
     Raises `GateError` with a table beyond the tolerance, `UnsupportedError` for a head that no
     ring holds and for tasks that aren't classification.
     """
@@ -70,7 +71,7 @@ def sealed(problem: Problem) -> Halves:
         labels=torch.from_numpy(np.asarray(problem.validation.public, dtype=np.int64)),
         tolerance=float(problem.options.get("tolerance", 0.01)),
         degree=int(problem.options.get("degree", 2)),
-        epochs=int(problem.options.get("epochs", 30)),
+        epochs=int(problem.options.get("epochs", _epochs(len(problem.train.x)))),
         seed=problem.seed,
     )
     layout = laid_out(made.program, goal=cast(Goal, goal))
@@ -80,6 +81,11 @@ def sealed(problem: Problem) -> Halves:
         head=SealedHead(layout).eval(),
         answers=problem.answers,
     )
+
+
+def _epochs(n: int) -> int:
+    """Passes over `n` records: small sets need more of them to see as many steps."""
+    return min(200, max(30, 60_000 // n))
 
 
 def too_deep(halves: Halves) -> bool:

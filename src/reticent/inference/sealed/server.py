@@ -94,8 +94,7 @@ class SealedServer:
             raise InputError("Expected encrypted records as bytes, not as text: use binary data.")
         paths = [self.spool.path(header(each).keys) for each in sealed]
         calls = [
-            _submitting(worker.answer, path, each)
-            for path, each in zip(paths, sealed, strict=True)
+            _submitting(worker.answer, path, each) for path, each in zip(paths, sealed, strict=True)
         ]
         made = np.empty(len(sealed), dtype=object)
         for place, reply in enumerate(self._run(calls)):

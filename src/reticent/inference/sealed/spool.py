@@ -66,7 +66,7 @@ class KeySpool:
         return len(self._entries)
 
     @property
-    def bytes(self) -> int:
+    def spooled_bytes(self) -> int:
         """Bytes of all keys on disk."""
         with self._lock:
             return sum(entry.size for entry in self._entries.values())
@@ -117,7 +117,7 @@ class KeySpool:
             owner = self._entries.pop(name, _Entry(owner=owner, size=size)).owner
             self._entries[name] = _Entry(owner=owner, size=size)
             own = [key for key, entry in self._entries.items() if entry.owner == owner]
-            for old in own[: len(own) - self._most_per_owner]:
+            for old in own[: max(0, len(own) - self._most_per_owner)]:
                 self._remove(old)
             while sum(entry.size for entry in self._entries.values()) > self._most_bytes:
                 self._remove(next(iter(self._entries)))

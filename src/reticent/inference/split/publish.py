@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from reticent.data.task import Task
 from reticent.errors import BundleError
 from reticent.inference.channel import TensorSpec
+from reticent.inference.deployed import local_pair
 from reticent.inference.export import export
 from reticent.inference.graph import Graph
-from reticent.inference.deployed import local_pair
 from reticent.inference.sealed.client import SealedClient
 from reticent.inference.sealed.files import PROGRAM_FILE, save_layout
 from reticent.inference.sealed.method import SealedHead
 from reticent.inference.split import client, server
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code, Release
-
 
 _SEALED_ROWS = 4
 # Answers are rounded to 2**-6 before the client sees them.

@@ -225,7 +225,8 @@ class Bare:
         return {"kind": "bare", "size": self.size}
 
 
-Release = Code | Noisy | Bare | Sealed
+Clear = Code | Noisy | Bare
+Release = Clear | Sealed
 
 
 def release_from_json(record: Mapping[str, Any]) -> Release:
@@ -255,9 +256,7 @@ def release_from_json(record: Mapping[str, Any]) -> Release:
         raise BundleError(
             f"The client specification's 'release' is malformed: {error!r}"
         ) from error
-    raise BundleError(
-        f"Expected a release of kind code, noisy, bare or sealed, got kind={kind!r}."
-    )
+    raise BundleError(f"Expected a release of kind code, noisy, bare or sealed, got kind={kind!r}.")
 
 
 def nearest(features: Array, prototypes: Array) -> NDArray[np.int64]:
