@@ -108,7 +108,7 @@ def attack(
 def _answers(
     view: ServerView, stage: Stage, hardened: Hardened, settings: Mapping[str, Any]
 ) -> list[Finding]:
-    """Attacks on the answer itself, where the server isn't to learn it."""
+    """Attacks on the answer itself, which an undefended server computes: ceiling 1."""
     parts = stage.partition
 
     def asking(part: Observed, rows: NDArray[np.int64]) -> Observed:
@@ -122,7 +122,11 @@ def _answers(
         test=asking(view.test, parts.test),
     )
     found = audit_attributes(asked, **{**settings, "attributes": ("answer",), "requests": (1,)})
-    return list(judged([replace(one, pillar=Pillar.OUTPUT) for one in found], hardened.guarantees))
+    return list(
+        judged(
+            [replace(one, pillar=Pillar.OUTPUT, ceiling=1.0) for one in found], hardened.guarantees
+        )
+    )
 
 
 def frontier(recipe: Recipe, first: Attacked, *, report: Report) -> tuple[Point, ...]:
