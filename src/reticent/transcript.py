@@ -34,6 +34,9 @@ class Message:
         """The message in one line: who to whom, what, and the payload's first values."""
         if isinstance(self.payload, str):
             body = self.payload
+        elif self.payload.dtype == object:
+            sizes = sorted({len(item) for item in self.payload.flat})
+            body = f"{self.payload.size} byte strings of {' or '.join(map(str, sizes[:4]))} bytes"
         else:
             head = np.array2string(self.payload.reshape(-1)[:8], precision=3, separator=", ")
             body = f"{self.payload.dtype}{list(self.payload.shape)} {head}"

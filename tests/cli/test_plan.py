@@ -27,9 +27,9 @@ def test_the_written_recipe_is_the_one_reported(
 
 
 def test_text_says_what_is_not_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(app, ["plan", "--protect", "output", "--protect", "training data"]) == 0
+    assert call(app, ["plan", "--protect", "model", "--protect", "training data"]) == 0
     shown = capsys.readouterr().out
-    assert "output from server: NOT YET" in shown
+    assert "model from server: NOT YET" in shown
     assert "training data from server: NOT YET" in shown
     assert "channel  plain" in shown
 
@@ -37,7 +37,7 @@ def test_text_says_what_is_not_yet(capsys: pytest.CaptureFixture[str]) -> None:
 def test_questions_are_asked_at_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = io.StringIO("input, output\nserver\nn\n0.5\n")
+    answers = io.StringIO("input\nserver\nn\n0.5\n")
     monkeypatch.setattr(answers, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdin", answers)
     assert call(app, ["plan"]) == 0

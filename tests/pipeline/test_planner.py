@@ -49,7 +49,9 @@ def test_every_plan_answers_every_need_and_writes_a_recipe_that_loads(
     assert written.inference.method == made.method
     json.dumps(made.to_json())
     wants_split = Pillar.INPUT in protect and Learner.SERVER in learners
-    assert made.channel == ("split" if wants_split else "plain")
+    seals = Learner.SERVER in learners and Pillar.OUTPUT in protect
+    seals |= wants_split and Pillar.MODEL in protect and Learner.CLIENT in learners
+    assert made.channel == ("sealed" if seals else "split" if wants_split else "plain")
     if made.method == "prototype_code":
         assert may_retrain
     if wants_split and client_share < 1:
@@ -81,18 +83,23 @@ def test_the_method_follows_from_retraining_and_client_share(
     assert any(method in reason for reason in made.reasons)
 
 
-def test_the_answer_is_never_said_to_be_hidden_from_the_server() -> None:
-    made = plan(needs(Pillar.INPUT, Pillar.OUTPUT))
-    by_pillar = {item.pillar: item.status for item in made.answers}
-    assert by_pillar == {Pillar.INPUT: Status.SERVED, Pillar.OUTPUT: Status.NOT_YET}
+def test_a_split_never_says_that_it_hides_the_answer_and_ciphertexts_do() -> None:
+    made = plan(needs(Pillar.INPUT))
+    assert made.channel == "split"
     assert any("does learn the label" in reason for reason in made.reasons)
+    made = plan(needs(Pillar.INPUT, Pillar.OUTPUT))
+    assert (made.channel, made.recipe.scenario.output_seen_by) == ("sealed", "client")
+    assert {item.status for item in made.answers} == {Status.SERVED}
+    assert plan(needs(Pillar.OUTPUT, learners=(Learner.OUTSIDER,))).channel == "plain"
 
 
-def test_input_privacy_is_paid_with_model_privacy() -> None:
+def test_input_and_model_together_take_the_sealed_split() -> None:
     both = plan(needs(Pillar.INPUT, Pillar.MODEL, learners=(Learner.SERVER, Learner.CLIENT)))
     model = {item.learner: item for item in both.answers if item.pillar is Pillar.MODEL}
-    assert model[Learner.CLIENT].status is Status.NOT_YET
-    assert "sealed split" in model[Learner.CLIENT].how
+    assert (both.channel, both.method) == ("sealed", "sealed")
+    # Weights stay where they are, but nothing bounds extraction, and the server still holds them.
+    assert model[Learner.CLIENT].status is Status.PARTLY
+    assert model[Learner.SERVER].status is Status.NOT_YET
     alone = plan(needs(Pillar.MODEL, learners=(Learner.CLIENT,)))
     assert (alone.channel, alone.answers[0].status) == ("plain", Status.PARTLY)
 

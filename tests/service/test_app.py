@@ -68,7 +68,8 @@ def assert_serving(client: TestClient) -> None:
 
 def test_metadata_says_what_v2_and_we_add(client: TestClient) -> None:
     assert client.get("/v2/health/live").json() == {"live": True}
-    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data", "reticent.client"]
+    extensions = client.get("/v2").json()["extensions"]
+    assert extensions == ["binary_tensor_data", "reticent.client", "reticent.keys"]
     table = client.get("/v2/models/table/versions/1").json()
     assert table["inputs"] == [{"name": "code", "datatype": "UINT8", "shape": [-1]}]
     assert table["outputs"] == [{"name": "scores", "datatype": "FP32", "shape": [-1, 6]}]

@@ -13,6 +13,7 @@ from reticent.attacks.view import Observed, ServerView
 from reticent.data.answers import Answers
 from reticent.data.partition import Partition
 from reticent.data.task import Records, Task
+from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.halves import Halves, differentiable_encoder, redraw
 from reticent.inference.split.release import Bare, Code
 from reticent.models.cut import cut_at
@@ -26,6 +27,8 @@ def protected_view(
 ) -> ServerView:
     """What the server sees of a hardened deployment: codes, or features and their noise."""
     release = halves.release
+    if isinstance(release, Sealed):
+        return _sealed_view(halves, release, task, partition, name=name)
     coded = isinstance(release, Code)
 
     def see(records: Records) -> tuple[Array, NDArray[np.int64]]:
@@ -45,6 +48,18 @@ def protected_view(
         redraw=None if isinstance(release, Bare | Code) else redraw(release, seed=seed + 101),
         alphabet=release.alphabet if isinstance(release, Code) else None,
     )
+
+
+def _sealed_view(
+    halves: Halves, release: Sealed, task: Task, partition: Partition, *, name: str
+) -> ServerView:
+    """Ciphertexts under keys that the server lacks; it doesn't learn the answer either."""
+
+    def see(records: Records) -> tuple[Array, NDArray[np.int64]]:
+        seen = release.seen(halves.features(records.x))
+        return seen, np.zeros(len(seen), dtype=np.int64)
+
+    return _view(see, task, partition, name=name, classes=1, encoder=None)
 
 
 def _has_gradients(halves: Halves) -> bool:

@@ -47,7 +47,7 @@ def query(
     import numpy as np
 
     from reticent.guarantee import CLIENT
-    from reticent.inference.split.client import SplitClient
+    from reticent.inference.deployed import client_half
     from reticent.inference.split.odometer import Odometer
     from reticent.service.client import Client
     from reticent.service.remote import Remote
@@ -63,7 +63,7 @@ def query(
         verify=True if authority is None else authority,
     ) as client:
         folder, pinned = _pinned(state, model, client, digest)
-        half = SplitClient.load(folder, odometer=odometer, user=user)
+        half = client_half(folder, odometer=odometer, user=user)
         # A record of zeros keeps company to a single query: the audit compares batches.
         audit = half.audit(np.concatenate([x[:31], np.zeros_like(x[:1])]))
         remote = Remote(client, model, half, client_digest=pinned)

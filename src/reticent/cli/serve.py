@@ -24,6 +24,10 @@ def serve(
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="No API keys; loopback addresses only.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that compute on ciphertexts; default: one per core."),
+    ] = None,
 ) -> None:
     """Serve bundles until SIGTERM; keys and a self-signed certificate live in --out.
 
@@ -34,12 +38,17 @@ def serve(
     from reticent.service.certificate import TlsFiles, make_self_signed
     from reticent.service.deployments import served
     from reticent.service.keys import ALL_MODELS, KeyStore
+    from reticent.service.limits import Limits
     from reticent.service.serve import Binding, serve
 
     if (certificate is None) != (key is None):
         raise ConfigError("Expected --tls-cert and --tls-key together, got one of them.")
-    models = served([load(folder) for folder in bundle])
     state = session.directory(Path("runs") / "service")
+    models = served(
+        [load(folder) for folder in bundle], spool=state / "evaluation-keys", processes=processes
+    )
+    # A thread waits for each process that computes; nothing else needs more than one.
+    limits = Limits(threads=max(model.parallel for model in models.values()))
     if certificate is not None and key is not None:
         tls = TlsFiles(certificate=certificate, key=key)
     else:
@@ -49,5 +58,5 @@ def serve(
     if keys is not None and not keys.records():
         session.warn(f"API key, shown once: {keys.create(ALL_MODELS)!s}")
     binding = Binding(host=host, port=port, tls=tls, keys=keys, allow_anonymous=anonymous)
-    serve(models, binding, announce=session.stdout)
+    serve(models, binding, limits=limits, announce=session.stdout)
     session.has_result = True

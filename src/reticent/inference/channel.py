@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,19 @@ class ClientHalf(Protocol):
 
     def decode(self, reply: Tensors) -> NDArray[Any]:
         """The answers, shape (batch, ...), from the server's reply."""
+
+
+@runtime_checkable
+class KeyedClientHalf(ClientHalf, Protocol):
+    """A client half whose server needs evaluation keys before the first request."""
+
+    @property
+    def public_keys(self) -> bytes:
+        """What the server is given once; nothing secret is in it."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many records one request should hold, so that it stays within usual limits."""
 
 
 class ServerHalf(Protocol):

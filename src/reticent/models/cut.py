@@ -19,6 +19,8 @@ from torch import Tensor, fx, nn
 from reticent.errors import ConfigError, UnsupportedError
 from reticent.models.cost import flops, parameters
 
+INPUT = "input"  # the cut before everything: all of the model is behind it
+
 
 @dataclass(frozen=True, kw_only=True)
 class CutPoint:
@@ -61,9 +63,12 @@ def cut_at(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
     """(encoder, head): copies of the parts of `model` before and after the cut `name`.
 
     head(encoder(x)) equals model(x) in evaluation mode; a traced model's functional dropout stays
-    off in training mode too. Raises `ConfigError` for a name that is no cut.
+    off in training mode too. "input" is the cut before the first layer. Raises `ConfigError` for a
+    name that is no cut.
     """
     names = _names(model)
+    if name == INPUT and INPUT not in names:
+        return nn.Identity(), copy.deepcopy(model)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3) or names
         raise ConfigError(f"Expected a cut among {names}, got cut={name!r}. Nearest: {near}.")

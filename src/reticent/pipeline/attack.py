@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reticent.attacks.finding import Finding
-from reticent.attacks.view import ServerView
+from reticent.attacks.view import Observed, ServerView
 from reticent.audit.attribute import audit_attributes
 from reticent.audit.controls import controls
 from reticent.audit.decoding import few_shot_decoding
+from reticent.audit.family import judged
 from reticent.audit.frontier import Point
 from reticent.audit.reconstruction import audit_reconstruction
 from reticent.data.partition import Regime
 from reticent.data.task import Task
 from reticent.errors import GateError
+from reticent.guarantee import Pillar
+from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code
 from reticent.pipeline.recipe import AuditTable, Recipe
@@ -90,11 +94,38 @@ def attack(
         )
         findings.append(rebuilt)
         _check_controls(view, names[0], seed)
+        if isinstance(hardened.halves.release, Sealed):
+            report("guess the answer from ciphertexts")
+            findings += _answers(view, stage, hardened, settings)
     return Attacked(
         stage=stage,
         hardened=hardened,
         findings=tuple(_in_regime(finding, regime) for finding in findings),
         gallery=gallery,
+    )
+
+
+def _answers(
+    view: ServerView, stage: Stage, hardened: Hardened, settings: Mapping[str, Any]
+) -> list[Finding]:
+    """Attacks on the answer itself, which an undefended server computes: ceiling 1."""
+    parts = stage.partition
+
+    def asking(part: Observed, rows: NDArray[np.int64]) -> Observed:
+        answers = stage.answers.index_outputs(hardened.halves.predict(stage.task.take(rows).x))
+        return replace(part, private={"answer": answers})
+
+    asked = replace(
+        view,
+        attacker_train=asking(view.attacker_train, parts.attacker_train),
+        attacker_validation=asking(view.attacker_validation, parts.attacker_validation),
+        test=asking(view.test, parts.test),
+    )
+    found = audit_attributes(asked, **{**settings, "attributes": ("answer",), "requests": (1,)})
+    return list(
+        judged(
+            [replace(one, pillar=Pillar.OUTPUT, ceiling=1.0) for one in found], hardened.guarantees
+        )
     )
 
 

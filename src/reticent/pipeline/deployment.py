@@ -80,7 +80,7 @@ class Deployment:
 
         manifest = {
             "name": name,
-            "channel": "split",
+            "channel": hardened.channel,
             "method": hardened.method,
             "cut": hardened.cut,
             "synthetic": self.stage.task.synthetic,

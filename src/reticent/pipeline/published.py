@@ -14,7 +14,12 @@ from reticent.audit.scorecard import Scorecard, by_pillar
 from reticent.data.answers import Answers
 from reticent.errors import BundleError
 from reticent.inference.bundle import Bundle
+from reticent.inference.deployed import client_half
 from reticent.inference.graph import Graph
+from reticent.inference.sealed.client import SealedClient
+from reticent.inference.sealed.files import load_layout
+from reticent.inference.sealed.method import SealedHead
+from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.client import SplitClient
 from reticent.inference.split.halves import Halves
 from reticent.inference.split.harden import Costs, Hardened
@@ -98,7 +103,10 @@ def audit_bundle(
 
 def published(bundle: Bundle, answers: Answers) -> Hardened:
     """The halves that a bundle serves, as the attacks take them."""
-    client, server = SplitClient.load(bundle.client), load_server(bundle.server)
+    client = client_half(bundle.client)
+    if isinstance(client.spec.release, Sealed):
+        return _published_sealed(bundle, client, answers)
+    server = load_server(bundle.server)
     is_code = isinstance(server, CodeServer)
     table = np.asarray(server.table) if isinstance(server, CodeServer) else None
     halves = Halves(
@@ -108,6 +116,22 @@ def published(bundle: Bundle, answers: Answers) -> Hardened:
         answers=answers,
         table=table,
     )
+    return _hardened(bundle, halves)
+
+
+def _published_sealed(
+    bundle: Bundle, client: SplitClient | SealedClient, answers: Answers
+) -> Hardened:
+    halves = Halves(
+        encoder=Published(client.graph),
+        release=client.spec.release,
+        head=SealedHead(load_layout(bundle.server)),
+        answers=answers,
+    )
+    return _hardened(bundle, halves)
+
+
+def _hardened(bundle: Bundle, halves: Halves) -> Hardened:
     return Hardened(
         method=str(bundle.manifest["method"]),
         cut=str(bundle.manifest["cut"]),

@@ -36,6 +36,7 @@ from reticent.pipeline.problems import explain
 NETWORKS = ("mlp", "convnet1d", "convnet2d", "one_class")
 REGIMES = ("auto", "known", "unseen", "both")
 Method = Literal[
+    "sealed",
     "prototype_code",
     "adapter_code",
     "center_noise",
@@ -52,12 +53,12 @@ Method = Literal[
 ]
 CODE_METHODS = frozenset({"prototype_code", "adapter_code"})
 # These leave the deployed weights untouched; every other method fine-tunes them.
-KEEPS_WEIGHTS = frozenset({"adapter_code", "shredder", "nullspace"})
+KEEPS_WEIGHTS = frozenset({"adapter_code", "shredder", "nullspace", "sealed"})
 DEFAULT_METHOD = "adapter_code"
+# The server computes on ciphertexts; only the client sees the answer.
+ENCRYPTED = frozenset({"sealed", "ckks"})
 # Channels that DESIGN names and this version lacks, with what each would give.
 NOT_YET = {
-    "ckks": "the model on ciphertexts of the input",
-    "sealed": "the head on ciphertexts of the features",
     "mpc": "the model on shares that two or three servers hold",
     "enclave": "the model inside attested hardware",
 }
@@ -175,7 +176,7 @@ class InferenceTable(_Table):
     deployed weights may change (None: as the method does).
     """
 
-    channel: Literal["split", "plain"] = "split"
+    channel: Literal["split", "plain", "sealed", "ckks"] = "split"
     method: Method | None = None
     cut: Annotated[int | str, BeforeValidator(_cut)] = "auto"
     codes: Annotated[int, Field(ge=2, le=65_536)] | None = None
@@ -358,12 +359,17 @@ def _with_implied(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(channel, str) and channel in NOT_YET:
         raise UnsupportedError(
             f"Not yet: channel={channel!r} ({NOT_YET[channel]}) is not in this version. "
-            'Choose channel = "split", which protects the input, or "plain", the baseline.'
+            'Choose channel = "split", "sealed" or "ckks", or "plain", the baseline.'
         )
-    is_split = channel == "split"
-    if is_split:
+    is_encrypted = isinstance(channel, str) and channel in ENCRYPTED
+    if is_encrypted:
+        inference.setdefault("method", "sealed")
+        if channel == "ckks":
+            inference.setdefault("cut", "input")
+        scenario.setdefault("output_seen_by", "client")
+    elif channel == "split":
         inference.setdefault("method", DEFAULT_METHOD)
-    scenario.setdefault("computed_by", "both" if is_split else "server")
+    scenario.setdefault("computed_by", "both" if channel in ("split", "sealed") else "server")
     return filled
 
 
@@ -382,6 +388,7 @@ def _check_inference(recipe: Recipe) -> None:
                 remedy = 'Remove it, or set channel = "split".'
                 _refuse("inference", key, getattr(inference, key), expected, remedy)
         return
+    _check_encrypted(inference)
     if inference.codes is not None and method not in CODE_METHODS:
         expected = f"no codes with method={method!r}, which sends features"
         remedy = f"Remove codes, or choose a method among {', '.join(sorted(CODE_METHODS))}."
@@ -396,18 +403,36 @@ def _check_inference(recipe: Recipe) -> None:
         _refuse("inference", "retrain", retrain, expected, remedy)
 
 
+def _check_encrypted(inference: InferenceTable) -> None:
+    channel = inference.channel
+    if (inference.method == "sealed") is not (channel in ENCRYPTED):
+        expected = '"sealed" with channel="sealed" or "ckks", and there alone'
+        remedy = "Remove the key, or choose the other channel."
+        _refuse("inference", "method", inference.method, expected, remedy)
+    if (inference.cut == "input") is not (channel == "ckks"):
+        expected = '"input" with channel="ckks", which encrypts the whole model, and there alone'
+        remedy = 'Remove the key, or set channel = "ckks".'
+        _refuse("inference", "cut", inference.cut, expected, remedy)
+
+
 def _check_scenario(recipe: Recipe) -> None:
     scenario, channel = recipe.scenario, recipe.inference.channel
-    implied = "both" if channel == "split" else "server"
+    implied = "both" if channel in ("split", "sealed") else "server"
     if scenario.computed_by != implied:
         expected = f"{implied!r} with channel={channel!r}"
         remedy = "Remove the key, or choose the other channel."
         _refuse("scenario", "computed_by", scenario.computed_by, expected, remedy)
+    if channel in ENCRYPTED:
+        if scenario.output_seen_by != "client":
+            expected = f'"client" with channel={channel!r}: the server sees no answer'
+            remedy = "Remove the key."
+            _refuse("scenario", "output_seen_by", scenario.output_seen_by, expected, remedy)
+        return
     if scenario.output_seen_by == "client":
         raise UnsupportedError(
-            "Not yet: output_seen_by='client' needs a computation on ciphertexts or shares, which "
-            f"this version lacks; with channel={channel!r} the server computes the answer and so "
-            'sees it. Set [scenario] output_seen_by = "both" to accept that.'
+            "Never in this channel: output_seen_by='client' needs a computation on ciphertexts; "
+            f"with channel={channel!r} the server computes the answer and so sees it. Set "
+            '[inference] channel = "sealed" or "ckks", or [scenario] output_seen_by = "both".'
         )
 
 

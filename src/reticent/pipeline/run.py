@@ -46,10 +46,10 @@ def run(
     each step in words. Without `attacks` the claims are published as "not tested".
     """
     started = time.monotonic()
-    if recipe.inference.channel != "split":
+    if recipe.inference.channel == "plain":
         raise ConfigError(
-            "run hardens and attacks the split channel; the plain channel is its baseline and has "
-            'nothing to protect. Set [inference] channel = "split".'
+            "run hardens and attacks what protects; the plain channel is the baseline and has "
+            'nothing to protect. Set [inference] channel = "split", "sealed" or "ckks".'
         )
     report(f"load {recipe.task.data}")
     task = load_task(recipe)

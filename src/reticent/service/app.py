@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from reticent.errors import AuthenticationError, ConfigError, ReticentError
+from reticent.service.evaluation_keys import receive_keys
 from reticent.service.executor import BoundedExecutor
 from reticent.service.keys import METRICS_SCOPE, KeyStore
 from reticent.service.limits import (
@@ -45,7 +46,7 @@ from reticent.service.wire import (
     parse_header_length,
 )
 
-EXTENSIONS = ("binary_tensor_data", "reticent.client")
+EXTENSIONS = ("binary_tensor_data", "reticent.client", "reticent.keys")
 _HEADER_LENGTH = HEADER_LENGTH.encode()
 _OCTETS = (b"content-type", b"application/octet-stream")
 _JSON = (b"content-type", b"application/json")
@@ -131,6 +132,8 @@ class Service:
             warming.cancel()
             self.is_ready = False
             await asyncio.to_thread(self.executor.close)
+            for model in self.models.values():
+                await asyncio.to_thread(model.close)
             self.log.event("stop")
 
     async def wait_warm(self) -> None:
@@ -139,11 +142,13 @@ class Service:
         if self._failure is not None:
             raise self._failure
 
-    def allow(self, scope: Scope, authorization: bytes | None, wanted: str) -> None:
-        """Raise unless the request's key is good, allows `wanted`, and has rate left."""
-        seconds = self._rates.wait(self._identify(scope, authorization, wanted))
+    def allow(self, scope: Scope, authorization: bytes | None, wanted: str) -> str:
+        """The id of the request's key; raise unless it allows `wanted` and has rate left."""
+        caller = self._identify(scope, authorization, wanted)
+        seconds = self._rates.wait(caller)
         if seconds:
             raise too_many(seconds)
+        return caller
 
     def model(self, name: str, version: str | None) -> LoadedModel:
         """The model of this name and version, or `RefusalError` 404."""
@@ -252,7 +257,7 @@ class Infer:
         body = await read_body(
             receive,
             stated=_length(headers.get(b"content-length")),
-            max_bytes=limits.body_bytes,
+            max_bytes=max(limits.body_bytes, model.request_bytes),
         )
         request = service.codec.decode_request(
             body, parse_header_length(headers.get(_HEADER_LENGTH))
@@ -269,9 +274,9 @@ def _routes(service: Service) -> list[BaseRoute]:
     """All routes; the busiest first, since Starlette tries them in order."""
     infer = Infer(service)
 
-    def allow(request: Request, wanted: str) -> None:
+    def allow(request: Request, wanted: str) -> str:
         authorization = request.headers.get("authorization")
-        service.allow(
+        return service.allow(
             request.scope, None if authorization is None else authorization.encode(), wanted
         )
 
@@ -311,6 +316,14 @@ def _routes(service: Service) -> list[BaseRoute]:
             )
         return Response(content, media_type="application/octet-stream")
 
+    async def keys(request: Request) -> Response:
+        parameters = request.path_params
+        owner = allow(request, parameters["model"])
+        found = service.model(parameters["model"], parameters.get("version"))
+        if not service.is_ready:
+            raise busy("The models are warming up.")
+        return await receive_keys(service, found, owner, request)
+
     async def metrics(request: Request) -> Response:
         allow(request, METRICS_SCOPE)
         return Response(service.metrics.render(), media_type=service.metrics.content_type)
@@ -322,6 +335,8 @@ def _routes(service: Service) -> list[BaseRoute]:
     routes: list[BaseRoute] = [
         Route(f"{prefix}/infer", infer, methods=["POST"]) for prefix in (model, versioned)
     ]
+    for prefix in (model, versioned):
+        routes.append(Route(f"{prefix}/keys", _guarded(service, keys), methods=["POST"]))
     for path, endpoint in (
         ("/v2/health/live", live),
         ("/v2/health/ready", ready),

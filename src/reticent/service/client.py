@@ -140,6 +140,25 @@ class Client:
             transcript.record(SERVER.name, CLIENT.name, "http reply", f"200: {len(content)} bytes")
         return reply.tensors
 
+    def upload_keys(self, model: str, keys: bytes, *, transcript: Transcript | None = None) -> str:
+        """Send evaluation keys, once, before encrypted records; their name at the server.
+
+        Raises as `infer` does.
+        """
+        path = f"/v2/models/{model}/keys"
+        if transcript is not None:
+            transcript.record(
+                CLIENT.name, SERVER.name, "evaluation keys", f"POST {path}: {len(keys)} bytes"
+            )
+        headers = {"content-type": "application/octet-stream", "accept-encoding": "identity"}
+        _, content = self._send(
+            "POST", path, content=keys, headers=headers, max_bytes=_MAX_JSON_BYTES
+        )
+        try:
+            return str(httpx.Response(200, content=content).json()["keys"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise WireError(f"Expected the keys' name from {path}.") from None
+
     def client_manifest(self, model: str) -> dict[str, Any]:
         """The listing of a model's client files, with its digest and guarantees."""
         return self._json(f"/v2/models/{model}/client")

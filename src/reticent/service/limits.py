@@ -21,14 +21,15 @@ class Limits:
 
     `rate` is requests per second and key, `burst` how many may come at once; `failure_rate` and
     `failure_burst` say the same of wrong keys from one address. `read_seconds` is the time for one
-    whole request to arrive. `threads` and `queue` bound the executor: one more request than both
-    together is told to come back.
+    whole request to arrive, `upload_seconds` that for evaluation keys. `threads` and `queue` bound
+    the executor: one more request than both together is told to come back.
     """
 
     body_bytes: int = 16 << 20
     header_bytes: int = 32 << 10
     batch_rows: int = 8192
     read_seconds: float = 20.0
+    upload_seconds: float = 300.0
     rate: float = 200.0
     burst: int = 400
     failure_rate: float = 1.0
@@ -40,8 +41,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in (
-            "body_bytes", "header_bytes", "batch_rows", "read_seconds", "rate", "burst",
-            "failure_rate", "failure_burst",
+            "body_bytes", "header_bytes", "batch_rows", "read_seconds", "upload_seconds",
+            "rate", "burst", "failure_rate", "failure_burst",
             "threads", "connections",
         ):  # fmt: skip
             if not getattr(self, name) > 0:

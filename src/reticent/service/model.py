@@ -13,10 +13,14 @@ import numpy as np
 from reticent.errors import BundleError, ConfigError, InputError
 from reticent.guarantee import Guarantee
 from reticent.inference.channel import ServerHalf, Tensors, TensorSpec
+from reticent.inference.sealed.server import SealedServer
 from reticent.service.client_files import CLIENT_DIGEST, ClientListing, read_client_files
 from reticent.service.refusal import RefusalError
 from reticent.service.wire import BYTES, WireError, datatype_of
 
+KEYS = "reticent.keys"  # V2 parameters: where evaluation keys go, and how large they may be
+KEY_BYTES = "reticent.key_bytes"
+_HEAD_BYTES = 4096
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -43,6 +47,11 @@ class ServedModel:
             if not _NAME.fullmatch(value):
                 raise ConfigError(f"Expected letters, digits and ._- only, got {field}={value!r}.")
 
+    @property
+    def parallel(self) -> int:
+        """How many requests its half answers at once."""
+        return self.half.processes if isinstance(self.half, SealedServer) else 1
+
 
 class LoadedModel:
     """A served model with its client files read and its specs at hand.
@@ -55,6 +64,7 @@ class LoadedModel:
         self.version = model.version
         self.cheap = model.cheap
         self.answer = model.half.answer
+        self.keyed = model.half if isinstance(model.half, SealedServer) else None
         self._model = model
         self._batch_rows = batch_rows
         self._inputs = tuple(model.half.inputs)
@@ -74,8 +84,23 @@ class LoadedModel:
             "platform": f"reticent_{self._model.channel}",
             "inputs": [_v2(spec) for spec in self._inputs],
             "outputs": [_v2(spec) for spec in self._outputs],
-            "parameters": {CLIENT_DIGEST: self._digest},
+            "parameters": {CLIENT_DIGEST: self._digest, **self._key_parameters()},
         }
+
+    @property
+    def request_bytes(self) -> int:
+        """What one record's request needs at least of the body's limit, where it is large."""
+        return 0 if self.keyed is None else self.keyed.most_request_bytes + _HEAD_BYTES
+
+    def close(self) -> None:
+        """End what the half runs beside this process."""
+        if self.keyed is not None:
+            self.keyed.close()
+
+    def _key_parameters(self) -> dict[str, Any]:
+        if self.keyed is None:
+            return {}
+        return {KEYS: f"/v2/models/{self.name}/keys", KEY_BYTES: self.keyed.spool.largest}
 
     def manifest(self) -> dict[str, Any]:
         """What a client needs to fetch and check its half."""
@@ -126,6 +151,9 @@ class LoadedModel:
         Raises `BundleError` when the half fails or its reply isn't what it states. A half that
         refuses zeros (a ciphertext can't be zero bytes) has run, which is what counts here.
         """
+        if self.keyed is not None:
+            self.keyed.warm_up()
+            return
         request = self._model.warmup
         if request is None:
             if any(np.dtype(spec.dtype) == BYTES for spec in self._inputs):

@@ -21,7 +21,7 @@ _REFUSALS = {
     "403": "The API key doesn't allow this model.",
     "404": "There is no such model, version or file.",
     "408": "The request came too slowly.",
-    "409": "The client's encoder doesn't belong to this server half.",
+    "409": "The client's encoder or evaluation keys aren't those of this server half.",
     "413": "The body is too long.",
     "415": "The body is compressed.",
     "429": "The key's rate or budget, or the address's patience, is spent; see Retry-After.",
@@ -49,6 +49,7 @@ def openapi(version: str) -> dict[str, Any]:
                 parameters, get=_get("Whether the model is warm", *common, "503", secure=True)
             ),
             f"{prefix}/infer": _item([*parameters, _HEAD_LENGTH], post=_infer()),
+            f"{prefix}/keys": _item(parameters, post=_keys()),
         }
     client = "/v2/models/{model}/client"
     paths[client] = _item(
@@ -85,6 +86,13 @@ def _infer() -> dict[str, Any]:
     operation = _get("Answer one request", *_REFUSALS, secure=True)
     operation["requestBody"] = {"required": True, "content": content}
     operation["responses"]["200"]["content"] = content
+    return operation
+
+
+def _keys() -> dict[str, Any]:
+    operation = _get("Keep a client's evaluation keys", *_REFUSALS, secure=True)
+    octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    operation["requestBody"] = {"required": True, "content": octets}
     return operation
 
 

@@ -15,12 +15,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from reticent.service.limits import Limits
 
 _LINGER_SECONDS = 1.0
+_UPLOAD = b"/keys"  # how the address of an upload ends
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection; the subclass that `bounded_protocol` makes states the limits."""
 
     read_seconds: float
+    upload_seconds: float
     header_bytes: int
 
     _in_headers = True  # of the first request, which has yet to come
@@ -42,6 +44,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The last byte of a request's headers."""
         self._in_headers = False
+        if self.url.endswith(_UPLOAD):
+            # Keys are tens of megabytes: whoever may not send them is refused before the first.
+            self._disarm()
+            self._arm(self.upload_seconds)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -68,8 +74,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         super().connection_lost(exc)
 
-    def _arm(self) -> None:
-        self._deadline = self.loop.call_later(self.read_seconds, self._too_slow)
+    def _arm(self, seconds: float | None = None) -> None:
+        self._deadline = self.loop.call_later(seconds or self.read_seconds, self._too_slow)
 
     def _disarm(self) -> None:
         if self._deadline is not None:
@@ -111,6 +117,7 @@ def bounded_protocol(limits: Limits) -> type[BoundedProtocol]:
 
     class Bounded(BoundedProtocol):
         read_seconds = limits.read_seconds
+        upload_seconds = limits.upload_seconds
         header_bytes = limits.header_bytes
 
     return Bounded

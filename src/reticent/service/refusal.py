@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from reticent.errors import (
     AuthenticationError,
     BudgetExhaustedError,
+    BundleError,
     EvidenceError,
     InputError,
     UnsupportedError,
@@ -76,6 +77,8 @@ def refusal_of(error: Exception) -> RefusalError | None:
         return RefusalError(401, message, headers={"www-authenticate": "Bearer"})
     if isinstance(error, BudgetExhaustedError):
         return RefusalError(429, message)
+    if isinstance(error, BundleError):
+        return RefusalError(409, message)
     if isinstance(error, EvidenceError):
         return RefusalError(403, message)
     if isinstance(error, (InputError, UnsupportedError)):

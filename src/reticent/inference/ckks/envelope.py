@@ -42,6 +42,29 @@ class Envelope:
         return head + self.content
 
 
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What the first `HEADER_BYTES` say; `size` is the content's, in bytes."""
+
+    kind: int
+    plan: bytes
+    keys: bytes
+    size: int
+
+
+def header(data: bytes) -> Header:
+    """The header at the start of `data`. Raises `DataError` for anything else."""
+    if len(data) < HEADER_BYTES:
+        raise DataError(f"Expected an envelope of over {HEADER_BYTES} bytes, got {len(data)}.")
+    magic, version, kind, plan, keys, _checksum, size = _HEADER.unpack_from(data)
+    if magic != _MAGIC or version != _VERSION:
+        raise DataError(
+            f"Expected an envelope of version {_VERSION}, got other bytes or version={version}. "
+            "Client and server may be of different versions."
+        )
+    return Header(kind=kind, plan=plan, keys=keys, size=size)
+
+
 def unpack(data: bytes, *, kind: Kind, plan: bytes, most: int) -> Envelope:
     """The envelope in `data`, checked before its content is looked at.
 

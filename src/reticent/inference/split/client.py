@@ -21,8 +21,16 @@ from reticent.errors import AuditFailedError, BundleError, InputError
 from reticent.guarantee import Guarantee
 from reticent.inference.channel import Tensors, TensorSpec, decode_scores
 from reticent.inference.graph import Graph
+from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.odometer import Odometer
-from reticent.inference.split.release import Code, Noisy, Release, nearest, release_from_json
+from reticent.inference.split.release import (
+    Clear,
+    Code,
+    Noisy,
+    Release,
+    nearest,
+    release_from_json,
+)
 from reticent.random import SecureRandom
 
 SPEC_FILE, GRAPH_FILE = "spec.json", "encoder.onnx"
@@ -131,8 +139,11 @@ class SplitClient:
             raise BundleError(
                 f"The encoder takes shape={graph.shape}, its specification says {spec.shape}."
             )
+        if isinstance(spec.release, Sealed):
+            raise BundleError("Expected the client files of a split, got a sealed split's.")
         self.spec = spec
         self.graph = graph
+        self._release: Clear = spec.release
         self._odometer = odometer
         self._user = user
         self._source = SecureRandom()
@@ -166,7 +177,7 @@ class SplitClient:
     def encode(self, x: NDArray[np.float32]) -> Tensors:
         """The request for inputs (batch, *shape); the odometer is charged first."""
         features = self.features(x)
-        release = self.spec.release
+        release = self._release
         if self._odometer is not None:
             self._odometer.charge(
                 self._user,
@@ -210,7 +221,7 @@ class SplitClient:
             raise InputError("min_agreement needs class labels to compare with: give `labels`.")
         features, again = self.features(x), self.features(x)
         single = np.concatenate([self.features(x[i : i + 1]) for i in range(min(len(x), 64))])
-        release = self.spec.release
+        release = self._release
         largest: float | None = None
         if isinstance(release, Code):
             codes = release.nearest(features)
@@ -246,7 +257,7 @@ class SplitClient:
         return found
 
     def _own_label(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
-        release = self.spec.release
+        release = self._release
         if isinstance(release, Code):
             return release.labels[release.nearest(features)]
         if isinstance(release, Noisy) and release.prototypes is not None:

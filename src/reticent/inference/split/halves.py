@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reticent.data.answers import Answers
+from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.release import Bare, Code, Noisy, Release, nearest
 from reticent.training.plain import forward
 
@@ -41,6 +42,9 @@ class Halves:
         if isinstance(self.release, Code):
             assert self.table is not None
             return self.table[self.release.nearest(features)]
+        if isinstance(self.release, Sealed):
+            sealed = torch.from_numpy(self.release.clipped(features))
+            return forward(self.head, sealed).numpy()
         sent = redraw(self.release, seed=seed)(torch.from_numpy(features))
         return forward(self.head, sent).numpy()
 

@@ -16,15 +16,25 @@ from torch import nn
 from reticent.data.answers import Answers, outcomes
 from reticent.data.loss import UtilityLoss, utility_loss
 from reticent.data.task import Records
-from reticent.errors import ConfigError
-from reticent.guarantee import SERVER, Empirical, Guarantee, InformationBound, Pillar
+from reticent.errors import ConfigError, UnsupportedError
+from reticent.guarantee import (
+    SERVER,
+    Computational,
+    Empirical,
+    Guarantee,
+    InformationBound,
+    Pillar,
+)
+from reticent.inference.ckks.parameters import ASSUMPTION
+from reticent.inference.sealed.method import MOST_LEVELS, REFUSALS, too_deep
+from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.certificate import Certificate
 from reticent.inference.split.certificate import certify as average_case
 from reticent.inference.split.halves import Halves
 from reticent.inference.split.methods import METHODS
 from reticent.inference.split.problem import Problem
 from reticent.inference.split.release import Code, Noisy
-from reticent.models.cut import CutPoint, cut_points
+from reticent.models.cut import INPUT, CutPoint, cut_points
 from reticent.training.plain import Progress, forward
 
 # Of fewer users than this the records are counted instead: so few can't show a loss between them.
@@ -57,6 +67,13 @@ class Hardened:
     certificate: Certificate | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[str, ...] = ()
+
+    @property
+    def channel(self) -> str:
+        """Which way queries go: split, sealed, or (nothing before the cut) ckks."""
+        if not isinstance(self.halves.release, Sealed):
+            return "split"
+        return "ckks" if self.cut == INPUT else "sealed"
 
     @property
     def label(self) -> str:
@@ -129,6 +146,8 @@ def harden(
     )
     if cut != "auto":
         return _at(problem, method)
+    if method == "sealed":
+        return _earliest_sealed(problem)
     return _earliest(problem, method, max_utility_loss)
 
 
@@ -154,6 +173,26 @@ def _earliest(problem: Problem, method: str, most: float) -> Hardened:
         return _because(made, lost, f"every cut within the client's share loses more than {most:g}")
     made, lost = min(tried, key=lambda pair: pair[0].costs.client_flops_share)
     return _because(made, lost, f"no cut keeps the client within {share:g} of the FLOPs")
+
+
+def _earliest_sealed(problem: Problem) -> Hardened:
+    """The earliest cut whose head a small ring holds: of what the server has, most stays there."""
+    refused: list[str] = []
+    for point in candidate_cuts(problem.model, problem.train):
+        try:
+            made = _at(replace(problem, cut=point.name), "sealed")
+        except REFUSALS as error:
+            refused.append(f"{point.name}: {str(error).splitlines()[0]}")
+            continue
+        if not too_deep(made.halves):
+            reason = f"the earliest whose head needs at most {MOST_LEVELS} products in a row"
+            share = made.costs.client_flops_share
+            choice = f"cut {made.cut}: {reason}; client share {share:.2f}"
+            return replace(made, choices=(*made.choices, choice))
+        refused.append(f"{point.name}: more than {MOST_LEVELS} products in a row")
+    raise UnsupportedError(
+        "Never with this network: no cut leaves a head that can be sealed. " + "; ".join(refused)
+    )
 
 
 def _because(made: Hardened, lost: UtilityLoss, reason: str) -> Hardened:
@@ -249,6 +288,8 @@ def guarantees(
     `apart` says that the certificate's records had no part in any choice.
     """
     release, source = halves.release, METHODS[method].source
+    if isinstance(release, Sealed):
+        return tuple(_sealed_guarantee(pillar, source) for pillar in (Pillar.INPUT, Pillar.OUTPUT))
     if isinstance(release, Code):
         return (_code_guarantee(release, method, source),)
     if certificate is not None:
@@ -263,6 +304,23 @@ def guarantees(
             assumptions=("only the attacks that were run, at the sizes that were run",),
             source=source,
         ),
+    )
+
+
+def _sealed_guarantee(pillar: Pillar, source: str) -> Guarantee:
+    return Guarantee(
+        id=f"{pillar.value}/server/sealed",
+        pillar=pillar,
+        adversary=SERVER,
+        strength=Computational(bits=128, assumption=ASSUMPTION),
+        mechanism="CKKS, packing and masks of this project (unaudited) over SEAL",
+        assumptions=(
+            "the client alone holds the secret key, and tells nobody what it decrypts",
+            "the adversary sees how many requests are sent and when; their size is the same "
+            "for every input",
+            "the server follows the protocol: a wrong answer isn't noticed",
+        ),
+        source=source,
     )
 
 
@@ -330,6 +388,13 @@ def _noise_guarantee(
 
 def _costs(halves: Halves, problem: Problem) -> Costs:
     release = halves.release
+    if isinstance(release, Sealed):
+        return Costs(
+            client_flops_share=problem.flops_share(halves.encoder),
+            client_params_share=problem.params_share(halves.encoder),
+            request_bytes=release.request_bytes,
+            reply_bytes=release.reply_bytes,
+        )
     size = release.spec.shape[1] or 1
     return Costs(
         client_flops_share=problem.flops_share(halves.encoder),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reticent.inference.sealed import method as sealed
 from reticent.inference.split import finetuned, frozen, prototype
 from reticent.inference.split.halves import Halves
 from reticent.inference.split.problem import Problem
@@ -77,6 +78,14 @@ METHODS: Mapping[str, Method] = {
             source="center loss (Wen et al. 2016) as the divergence bound of a Gaussian channel",
             retrains=True,
             average_case=lambda options: options.get("radius") == "none",
+            baseline=False,
+        ),
+        Method(
+            name="sealed",
+            options=sealed.OPTIONS,
+            run=sealed.sealed,
+            source="CKKS (Cheon et al. 2017) on the part behind the cut",
+            retrains=False,
             baseline=False,
         ),
         Method(

@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from reticent.data.task import Task
 from reticent.errors import BundleError
 from reticent.inference.channel import TensorSpec
+from reticent.inference.deployed import local_pair
 from reticent.inference.export import export
 from reticent.inference.graph import Graph
+from reticent.inference.sealed.client import SealedClient
+from reticent.inference.sealed.files import PROGRAM_FILE, save_layout
+from reticent.inference.sealed.method import SealedHead
 from reticent.inference.split import client, server
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code, Release
+
+_SEALED_ROWS = 4
+# Answers are rounded to 2**-6 before the client sees them.
+_SEALED_GAP = 2.0**-5
 
 
 def publish(folder: Path, hardened: Hardened, task: Task, *, name: str) -> str:
@@ -54,12 +62,16 @@ def publish(folder: Path, hardened: Hardened, task: Task, *, name: str) -> str:
         folder / "server" / server.SPEC_FILE,
         {"request": release.spec.to_json(), "answer": answer.to_json(), "version": version},
     )
+    _same_scores(folder, hardened, task.x[:_SEALED_ROWS])
     return version
 
 
 def _write_answers(folder: Path, hardened: Hardened) -> Path:
     """The server's answer table or head; its path."""
     halves = hardened.halves
+    if isinstance(halves.head, SealedHead):
+        save_layout(folder, halves.head.layout)
+        return folder / PROGRAM_FILE
     if isinstance(halves.release, Code):
         assert halves.table is not None
         _save_table(folder / server.TABLE_FILE, halves.table)
@@ -86,6 +98,23 @@ def _same_code(graph: Graph, hardened: Hardened, x: NDArray[np.float32]) -> None
         raise BundleError(
             f"The exported encoder gives other codes for {(exported != trained).sum()} of {len(x)} "
             "records. Report the network's architecture."
+        )
+
+
+def _same_scores(folder: Path, hardened: Hardened, x: NDArray[np.float32]) -> None:
+    """Ciphertexts must give what the polynomial network gives on plaintext."""
+    if hardened.channel == "split":
+        return
+    sealed, answers = local_pair(folder)
+    assert isinstance(sealed, SealedClient)
+    got = sealed.scores(answers.answer(sealed.encode(x)))
+    want = hardened.halves.predict(x)
+    gap, scale = float(np.abs(got - want).max()), max(1.0, float(np.abs(want).max()))
+    if not gap <= _SEALED_GAP * scale:
+        raise BundleError(
+            f"The encrypted network differs from the plain one by {gap:.3g} on {len(x)} records, "
+            f"with scores of up to {scale:.3g}. Its values span too wide a range: cut later, or "
+            "train with smaller weights."
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reticent.errors import BundleError
 from reticent.inference.channel import Tensors, TensorSpec
+from reticent.inference.sealed.release import Sealed, sealed_from_json
 from reticent.random import SecureRandom, add_gaussian
 
 Array = NDArray[np.float32]
@@ -224,13 +225,16 @@ class Bare:
         return {"kind": "bare", "size": self.size}
 
 
-Release = Code | Noisy | Bare
+Clear = Code | Noisy | Bare
+Release = Clear | Sealed
 
 
 def release_from_json(record: Mapping[str, Any]) -> Release:
     """The release that `to_json` wrote. Raises `BundleError` for anything else."""
     try:
         kind = record["kind"]
+        if kind == "sealed":
+            return sealed_from_json(record)
         if kind == "code":
             return Code(
                 prototypes=np.asarray(record["prototypes"], dtype=np.float32),
@@ -252,7 +256,7 @@ def release_from_json(record: Mapping[str, Any]) -> Release:
         raise BundleError(
             f"The client specification's 'release' is malformed: {error!r}"
         ) from error
-    raise BundleError(f"Expected a release of kind code, noisy or bare, got kind={kind!r}.")
+    raise BundleError(f"Expected a release of kind code, noisy, bare or sealed, got kind={kind!r}.")
 
 
 def nearest(features: Array, prototypes: Array) -> NDArray[np.int64]:

@@ -1,0 +1,79 @@
+"""The server's files of a sealed split: the polynomial network, and how it was laid out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reticent.errors import BundleError, ConfigError
+from reticent.inference.ckks import program_file
+from reticent.inference.ckks.plan import Goal, Plan, plan
+from reticent.inference.ckks.primitives import Primitives, measured
+from reticent.inference.ckks.program import Program
+
+PROGRAM_FILE, LAYOUT_FILE = "network.npz", "layout.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A program and its plan, with the primitives that chose it: any machine plans the same."""
+
+    program: Program
+    plan: Plan
+    goal: Goal
+    primitives: Primitives
+
+
+def laid_out(program: Program, *, goal: Goal) -> Layout:
+    """`program` planned from primitives measured on this machine."""
+    first = plan(program, goal=goal)
+    primitives = measured(first.parameters)
+    chosen = plan(program, goal=goal, primitives=primitives)
+    return Layout(program=program, plan=chosen, goal=goal, primitives=primitives)
+
+
+def save_layout(folder: Path, layout: Layout) -> None:
+    """Write the network and its layout into `folder`."""
+    program_file.save(folder / PROGRAM_FILE, layout.program)
+    record = {
+        "schema": 1,
+        "goal": layout.goal,
+        "plan": layout.plan.digest.hex(),
+        "primitives": {name: list(times) for name, times in layout.primitives.table.items()},
+        "estimate": layout.plan.estimate.to_json(),
+    }
+    (folder / LAYOUT_FILE).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def load_plan(folder: Path) -> Plan:
+    """The plan of `load_layout`."""
+    return load_layout(folder).plan
+
+
+def load_layout(folder: Path) -> Layout:
+    """What `save_layout` wrote.
+
+    Raises `BundleError` for files that are missing, malformed, or of another version's planner.
+    """
+    program = program_file.load(folder / PROGRAM_FILE)
+    try:
+        record: dict[str, Any] = json.loads((folder / LAYOUT_FILE).read_text())
+        if record["schema"] != 1:
+            raise ValueError(f"schema={record['schema']!r}")
+        primitives = Primitives(
+            table={
+                str(name): tuple(float(time) for time in times)
+                for name, times in record["primitives"].items()
+            }
+        )
+        goal: Goal = record["goal"]
+        made = plan(program, goal=goal, primitives=primitives)
+        if made.digest.hex() != record["plan"]:
+            raise ValueError("this version would lay it out otherwise than the client's files say")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise BundleError(
+            f"No usable {LAYOUT_FILE} in {folder.name!r}: {error}. Publish the bundle again."
+        ) from error
+    return Layout(program=program, plan=made, goal=goal, primitives=primitives)

@@ -1,0 +1,94 @@
+"""Sealing a classifier: the encoder stays as it is, the rest becomes a polynomial network."""
+
+from __future__ import annotations
+
+from typing import cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reticent.data.task import Kind
+from reticent.errors import ConfigError, GateError, UnsupportedError
+from reticent.inference.ckks.plan import Goal
+from reticent.inference.ckks.polynomialise import polynomialise
+from reticent.inference.sealed.files import Layout, laid_out
+from reticent.inference.sealed.release import Sealed
+from reticent.inference.split.halves import Halves
+from reticent.inference.split.problem import Problem
+from reticent.training.plain import forward
+
+OPTIONS = ("tolerance", "epochs", "degree", "goal")
+# Deeper heads need larger rings than a client cares to send.
+MOST_LEVELS = 4
+# How `sealed` says that a cut can't be sealed.
+REFUSALS = (GateError, UnsupportedError)
+_ROWS = 512
+
+
+class SealedHead(nn.Module):
+    """The network that the server evaluates, on plaintext: features (n, d) to scores (n, o)."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, features: Tensor) -> Tensor:
+        """As the ciphertexts would give it, but for their rounding; no gradients."""
+        program = self.layout.program
+        rows = features.detach().double().numpy().reshape(-1, *program.input_shape)
+        parts = [program.run(rows[at : at + _ROWS]) for at in range(0, len(rows), _ROWS)]
+        return torch.from_numpy(np.concatenate(parts).reshape(len(rows), -1)).float()
+
+    def __deepcopy__(self, memo: object) -> SealedHead:
+        return self
+
+
+def sealed(problem: Problem) -> Halves:
+    """The part before the cut for the client, the part behind it for ciphertexts.
+
+    Options: `tolerance` (accuracy that the polynomials may cost on the validation part, 0.01),
+    `epochs` of their distillation (30, more on
+    small sets), `degree` (2), `goal` of the layout ("latency").
+    Raises `GateError` with a table beyond the tolerance, `UnsupportedError` for a head that no
+    ring holds and for tasks that aren't classification.
+    """
+    if problem.answers.kind is Kind.REGRESSION:
+        raise UnsupportedError(
+            "Not yet: the sealed split answers classifications. Choose another method for a "
+            "regression task."
+        )
+    goal = problem.options.get("goal", "latency")
+    if goal not in get_args(Goal):
+        raise ConfigError(f"Expected goal among {get_args(Goal)}, got goal={goal!r}.")
+    encoder, head = problem.halves()
+    encoder = nn.Sequential(encoder, nn.Flatten()).eval().requires_grad_(False)
+    shape = problem.feature_shape()
+    made = polynomialise(
+        head.eval(),
+        forward(encoder, torch.from_numpy(problem.train.x)).reshape(-1, *shape),
+        held_out=forward(encoder, torch.from_numpy(problem.validation.x)).reshape(-1, *shape),
+        labels=torch.from_numpy(np.asarray(problem.validation.public, dtype=np.int64)),
+        tolerance=float(problem.options.get("tolerance", 0.01)),
+        degree=int(problem.options.get("degree", 2)),
+        epochs=int(problem.options.get("epochs", _epochs(len(problem.train.x)))),
+        seed=problem.seed,
+    )
+    layout = laid_out(made.program, goal=cast(Goal, goal))
+    return Halves(
+        encoder=encoder,
+        release=Sealed(plan=layout.plan.for_client()),
+        head=SealedHead(layout).eval(),
+        answers=problem.answers,
+    )
+
+
+def _epochs(n: int) -> int:
+    """Passes over `n` records: small sets need more of them to see as many steps."""
+    return min(200, max(30, 60_000 // n))
+
+
+def too_deep(halves: Halves) -> bool:
+    """Whether the head needs more products in a row than a sealed split should ask for."""
+    release = halves.release
+    return isinstance(release, Sealed) and release.plan.parameters.levels > MOST_LEVELS

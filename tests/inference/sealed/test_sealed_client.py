@@ -1,0 +1,107 @@
+"""The client's half: hostile client files, clipping, what the server can look at."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+
+import numpy as np
+import pytest
+from sealed_specimens import INPUTS, laid_out, publish, records
+
+from reticent.errors import BundleError, EvidenceError, InputError
+from reticent.inference.deployed import client_half, local_pair
+from reticent.inference.sealed.client import SealedClient
+from reticent.inference.sealed.release import Sealed, sealed_from_json
+from reticent.inference.split.client import SPEC_FILE
+from reticent.inference.split.odometer import Odometer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("sealed")
+    publish(made)
+    return made
+
+
+def test_both_halves_together_give_the_networks_scores(folder):
+    layout, x = laid_out(), records(5)
+    client, server = local_pair(folder)
+    request = client.encode(x)
+    reply = server.answer(request)
+    want = layout.program.run(x.astype(np.float64))
+    # Half a step of rounding to 2**-6, and what ciphertexts lose of scores of up to 10.
+    assert np.abs(client.scores(reply) - want).max() < 2.0**-7 + 0.025
+    assert client.decode(reply).tolist() == want.argmax(axis=1).tolist()
+    assert {len(each) for each in request["ciphertext"]} == {len(request["ciphertext"][0])}
+
+
+def test_the_release_survives_json_and_clips_to_the_checked_range():
+    release = Sealed(plan=laid_out().plan.for_client())
+    found = sealed_from_json(json.loads(json.dumps(release.to_json())))
+    np.testing.assert_array_equal(found.plan.columns, release.plan.columns)
+    np.testing.assert_array_equal(found.plan.outputs, release.plan.outputs)
+    assert (found.plan.parameters, found.plan.steps) == (
+        release.plan.parameters,
+        release.plan.steps,
+    )
+    wild = np.full((1, INPUTS), 1e6, dtype=np.float32)
+    assert np.abs(found.clipped(wild)).max() == 2.0
+
+
+def weaken(record):
+    record["degree"] = 4096  # too small a ring for this modulus: less than 128 bits
+
+
+def bomb(record):
+    zeros = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
+    record["columns"] = {"shape": [1, 4096], "zlib": zeros}
+
+
+def outside(record):
+    record["inputs"] = 2
+
+
+def endless(record):
+    record["bound"] = float("inf")
+
+
+@pytest.mark.parametrize("change", [weaken, bomb, outside, endless])
+def test_a_providers_malformed_or_weak_plan_is_refused(change):
+    record = Sealed(plan=laid_out().plan.for_client()).to_json()
+    change(record)
+    with pytest.raises(BundleError, match="malformed"):
+        sealed_from_json(record)
+
+
+def test_the_odometer_counts_requests_that_carry_no_bits(folder, tmp_path):
+    odometer = Odometer(tmp_path / "odometer.db", max_bits=0.5)
+    client = client_half(folder / "client", odometer=odometer, user="me")
+    client.encode(records(3))
+    assert (odometer.read("me").requests, odometer.read("me").bits) == (3, 0)
+
+
+def test_inputs_and_replies_that_are_none_are_refused(folder):
+    client, server = local_pair(folder)
+    with pytest.raises(InputError, match="NaN"):
+        client.encode(np.full((1, INPUTS), np.nan, dtype=np.float32))
+    reply = server.answer(client.encode(records(1)))
+    other = SealedClient.load(folder / "client")
+    with pytest.raises(EvidenceError, match="other keys"):
+        other.decode(reply)
+    with pytest.raises(BundleError):
+        client.decode({"answer": np.zeros((1, 3), dtype=np.float32)})
+
+
+def test_what_the_server_sees_is_of_one_size_and_never_the_same_twice():
+    release = Sealed(plan=laid_out().plan.for_client())
+    seen = release.seen(np.zeros((6, INPUTS), dtype=np.float32))
+    assert len(np.unique(seen[:, 0])) == 1
+    assert len(np.unique(seen[:, 1:], axis=0)) == 6
+
+
+def test_client_files_of_a_split_are_no_sealed_client(folder, tmp_path):
+    (tmp_path / SPEC_FILE).write_text("{}")
+    with pytest.raises(BundleError, match=SPEC_FILE):
+        client_half(tmp_path)
