@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from reticent.report import write_report
     from reticent.service.client import Client
     from reticent.service.remote import Remote
+    from reticent.training.dp_sgd.charged import train_charged
     from reticent.transcript import Transcript
 
 _HOME = {
@@ -60,6 +61,7 @@ _HOME = {
     "partition": "reticent.data.partition",
     "run": "reticent.pipeline.run",
     "suggest_cut": "reticent.pipeline.deployment",
+    "train_charged": "reticent.training.dp_sgd.charged",
     "write_report": "reticent.report",
 }
 
@@ -92,6 +94,7 @@ __all__ = [
     "partition",
     "run",
     "suggest_cut",
+    "train_charged",
     "write_report",
 ]
 

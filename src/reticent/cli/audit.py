@@ -189,7 +189,7 @@ def _model(
             attacks=tuple(names) or ("all",),
             access=level,
             recipe=subject.recipe,
-            claims=tuple(parse_claim(text) for text in claim or ()),
+            claims=(*subject.claims, *(parse_claim(text) for text in claim or ())),
             outputs=outputs,  # type: ignore[arg-type]
             shadows=shadows or 64,
             seed=seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +10,7 @@ import typer
 
 from reticent.cli.frame import Session, verb
 from reticent.errors import ConfigError
+from reticent.privacy.ledger.place import LEDGER_VARIABLE, ledger_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from reticent.privacy.ledger import Balance, Store
-
-LEDGER_VARIABLE = "RETICENT_LEDGER"
 
 
 class Action(StrEnum):
@@ -43,7 +41,7 @@ _OPTIONS = {
     Action.SHOW: {"data"},
     Action.GRANT: {"data", "epsilon", "delta", "direct_delta", "name", "unit", "user", "key"},
     Action.HISTORY: {"data"},
-    Action.VERIFY: {"receipt", "public", "key"},
+    Action.VERIFY: {"receipt", "public", "key", "certificate"},
 }
 
 
@@ -53,7 +51,9 @@ def budget(
     action: Annotated[Action, typer.Argument(help="show, grant, history or verify.")],
     data: Annotated[
         str | None,
-        typer.Argument(help="grant: a .csv, .npz or .parquet file. show, history: a data set."),
+        typer.Argument(
+            help="grant: a .csv, .npz or .parquet file, or a recipe. show, history: a data set."
+        ),
     ] = None,
     ledger: Annotated[
         Path | None,
@@ -77,6 +77,9 @@ def budget(
         list[str] | None,
         typer.Option(help="verify: POSITION:HASH of an entry it must have; repeatable."),
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="verify: a certificate.json, against this ledger.")
+    ] = None,
     public: Annotated[
         str | None, typer.Option(help="verify: the public key (hex), instead of the key file.")
     ] = None,
@@ -93,6 +96,7 @@ def budget(
         "key": key,
         "receipt": receipt or None,
         "public": public,
+        "certificate": certificate,
     }
     stray = [item for item, v in given.items() if v is not None and item not in _OPTIONS[action]]
     if stray:
@@ -103,13 +107,7 @@ def budget(
         Action.HISTORY: _history,
         Action.VERIFY: _verify,
     }
-    run[action](session, _path(ledger), given)
-
-
-def _path(given: Path | None) -> Path:
-    # One ledger per user, not per folder: another working directory is no new budget.
-    named = os.environ.get(LEDGER_VARIABLE)
-    return given or (Path(named) if named else Path.home() / ".reticent" / "budget.db")
+    run[action](session, ledger_path(ledger), given)
 
 
 def _grant(session: Session, path: Path, given: dict[str, Any]) -> None:
@@ -130,10 +128,19 @@ def _grant(session: Session, path: Path, given: dict[str, Any]) -> None:
         )
     cap = Cap(epsilon=given["epsilon"], delta=given["delta"], direct_delta=given["direct_delta"])
     source = Path(given["data"])
-    digests = file_digests(source, user=given["user"])
     kind: Literal["record", "user"] = "user" if unit is Unit.USER else "record"
+    name: str = given["name"] or source.stem
+    if source.suffix == ".toml":
+        if given["user"] is not None or given["unit"] is not None:
+            raise ConfigError("Expected no --user or --unit with a recipe: its [task] states both.")
+        from reticent.pipeline.private_training import recipe_units
+
+        name, digests, kind = recipe_units(source)
+        name = given["name"] or name
+    else:
+        digests = file_digests(source, user=given["user"])
     ledger = Ledger.create(path, key=given["key"])
-    made = ledger.grant(given["name"] or source.stem, digests, cap=cap, unit=kind)
+    made = ledger.grant(name, digests, cap=cap, unit=kind)
     balances = ledger.balances(made.id)
     record = {
         "ledger": path,
@@ -174,6 +181,7 @@ def _history(session: Session, path: Path, given: dict[str, Any]) -> None:
 
 
 def _verify(session: Session, path: Path, given: dict[str, Any]) -> None:
+    from reticent.privacy.certificate import check_certificate, describe_certificate
     from reticent.privacy.ledger import Receipt, SigningKey, SQLiteStore, verify
     from reticent.privacy.ledger.ledger import key_file
 
@@ -188,9 +196,14 @@ def _verify(session: Session, path: Path, given: dict[str, Any]) -> None:
         "charges": found.charges,
         "receipt": str(found.receipt),
     }
+    said = ""
+    if given["certificate"] is not None:
+        checked = check_certificate(Path(given["certificate"]), public=public, ledger=store)
+        record["certificate"] = checked
+        said = f"{describe_certificate(checked)}\n"
     session.result(
         record,
-        f"{found.entries} entries and {found.charges} charges are as their key signed them.\n"
+        f"{said}{found.entries} entries and {found.charges} charges are as their key signed them.\n"
         f"receipt, to keep elsewhere: {found.receipt}",
     )
 

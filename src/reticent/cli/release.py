@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reticent.cli.budget import LEDGER_VARIABLE
 from reticent.cli.frame import Session, jsonable, verb
 from reticent.errors import ConfigError
+from reticent.privacy.ledger.place import LEDGER_VARIABLE, ledger_path
 
 if TYPE_CHECKING:
     from reticent.guarantee import Guarantee
@@ -151,9 +150,7 @@ def _check(session: Session, given: dict[str, Any]) -> None:
 def _ledger(path: Path | None, key: Path | None) -> Ledger:
     from reticent.privacy.ledger import Ledger
 
-    named = os.environ.get(LEDGER_VARIABLE)
-    default = Path(named) if named else Path.home() / ".reticent" / "budget.db"
-    return Ledger.open(path or default, key=key)
+    return Ledger.open(ledger_path(path), key=key)
 
 
 def _query(

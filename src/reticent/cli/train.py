@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,16 +12,31 @@ from reticent.cli.frame import Overrides, Session, verb
 from reticent.cli.steps import steps
 from reticent.errors import UnsupportedError
 
+if TYPE_CHECKING:
+    from reticent.pipeline.private_training import Private
+
 
 @verb
 def train(
     session: Session,
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/activity.toml.")],
+    ledger: Annotated[
+        str | None,
+        typer.Option("--ledger", help='Who pays for private training; "none": nobody.'),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The data set's name in the ledger.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="What the run is called in the ledger.")
+    ] = None,
     changes: Overrides = None,
 ) -> None:
-    """Train the model that a recipe would harden; write a checkpoint.
+    """Train the model that a recipe would harden or serve; write a checkpoint.
 
-    Use it later with: reticent run RECIPE --set model.checkpoint=DIR
+    With [train.private] it is trained with differential privacy: the ledger is charged before a
+    record is read, and a signed certificate lies beside the weights. Use the checkpoint later
+    with: reticent run RECIPE --set model.checkpoint=DIR
     """
     from reticent.data.answers import METRICS
     from reticent.pipeline.recipe import load_recipe
@@ -30,6 +46,9 @@ def train(
     overrides = list(changes or [])
     if session.seed is not None:
         overrides.append(f"seed={session.seed}")
+    for name, value in (("ledger", ledger), ("dataset", dataset), ("key", key)):
+        if value is not None:
+            overrides.append(f"train.private.{name}={json.dumps(value)}")
     loaded = load_recipe(recipe, overrides)
     if ":" in loaded.model.name:
         raise UnsupportedError(
@@ -45,7 +64,27 @@ def train(
     folder = session.directory(Path("runs") / f"{loaded.name}-model")
     save_model(folder, stage, loaded)
     metric = METRICS[task.kind]
-    record = {"checkpoint": folder, "network": stage.network, "metric": metric, "value": score}
+    claims = [guarantee.to_json() for guarantee in stage.guarantees]
+    record = {
+        "checkpoint": folder,
+        "network": stage.network,
+        "metric": metric,
+        "value": score,
+        "guarantees": claims,
+        "charge": None if stage.private is None else stage.private.entry,
+    }
     session.result(
-        record, f"{task.title}: {metric} {score:.3f} on the test part, {regime} users\n{folder}"
+        record,
+        f"{task.title}: {metric} {score:.3f} on the test part, {regime} users\n"
+        + "".join(f"{_claim(each, stage.private)}\n" for each in claims)
+        + str(folder),
+    )
+
+
+def _claim(record: dict[str, Any], private: Private | None) -> str:
+    strength = record["strength"]
+    paid = "charged to the ledger" if private and private.entry else "NOT charged to any ledger"
+    return (
+        f"epsilon {strength['epsilon']:.3g} at delta {strength['delta']:g} per "
+        f"{strength['unit']}, {paid}"
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 from torch import nn
 
 from reticent.errors import BundleError, MissingExtraError, UnsupportedError
+from reticent.guarantee import Guarantee
 from reticent.models.networks import NETWORKS, build
+
+GUARANTEES_FILE, CERTIFICATE_FILE = "guarantees.json", "certificate.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,40 @@ def save(folder: Path, model: nn.Module, card: Card) -> None:
     tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
     save_file(tensors, str(folder / "model.safetensors"))
     (folder / "card.json").write_text(json.dumps(asdict(card), indent=2) + "\n")
+
+
+def save_guarantees(
+    folder: Path, guarantees: Sequence[Guarantee], certificate: Mapping[str, Any] | None
+) -> None:
+    """Write what the training claims into `folder`, and the certificate where there is one."""
+    record = [guarantee.to_json() for guarantee in guarantees]
+    (folder / GUARANTEES_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    if certificate is not None:
+        text = json.dumps(certificate, indent=2, allow_nan=False)
+        (folder / CERTIFICATE_FILE).write_text(text + "\n")
+
+
+def load_guarantees(folder: Path) -> tuple[Guarantee, ...]:
+    """What `save_guarantees` wrote; nothing for a model that was trained without privacy.
+
+    Raises `BundleError` where a certificate in the folder speaks of other weights.
+    """
+    path = folder / GUARANTEES_FILE
+    if not path.exists():
+        return ()
+    try:
+        return tuple(Guarantee.from_json(entry) for entry in json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise BundleError(f"{path.name!r} in {folder.name!r} can't be read: {error}") from error
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all weights, in hexadecimal."""
+    made = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        made.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        made.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return made.hexdigest()
 
 
 def load(folder: Path) -> tuple[nn.Module, Card]:

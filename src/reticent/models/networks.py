@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,11 +79,13 @@ def convnet1d(
     widths: Any = (32, 64, 128),
     hidden: Any = (128, 32),
     kernel: int = 5,
+    norm: str = "batch",
 ) -> nn.Sequential:
-    """A convolutional network for series of shape (channels, length)."""
+    """A convolutional network for series of shape (channels, length); `norm` batch or group."""
     if len(shape) != 2:
         raise ConfigError(f"convnet1d expects records of shape (channels, length), got {shape}.")
-    return _convnet(shape, outputs, standardise, widths, hidden, kernel, nn.Conv1d, nn.MaxPool1d)
+    layers = (nn.Conv1d, nn.MaxPool1d, _normalisation(norm, nn.BatchNorm1d))
+    return _convnet(shape, outputs, standardise, widths, hidden, kernel, *layers)
 
 
 def convnet2d(
@@ -93,11 +96,20 @@ def convnet2d(
     widths: Any = (16, 32, 64),
     hidden: Any = (128, 32),
     kernel: int = 3,
+    norm: str = "batch",
 ) -> nn.Sequential:
-    """A convolutional network for images of shape (channels, height, width)."""
+    """A convolutional network for images of shape (channels, h, w); `norm` batch or group."""
     if len(shape) != 3:
         raise ConfigError(f"convnet2d expects records of shape (channels, h, w), got {shape}.")
-    return _convnet(shape, outputs, standardise, widths, hidden, kernel, nn.Conv2d, nn.MaxPool2d)
+    layers = (nn.Conv2d, nn.MaxPool2d, _normalisation(norm, nn.BatchNorm2d))
+    return _convnet(shape, outputs, standardise, widths, hidden, kernel, *layers)
+
+
+def _normalisation(norm: str, batch: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+    """Batch normalisation mixes the records of a batch, which private training can't allow."""
+    if norm not in ("batch", "group"):
+        raise ConfigError(f'Expected norm "batch" or "group", got norm={norm!r}.')
+    return batch if norm == "batch" else lambda width: nn.GroupNorm(math.gcd(width, 32), width)
 
 
 def _convnet(
@@ -109,10 +121,10 @@ def _convnet(
     kernel: int,
     conv: Callable[..., nn.Module],
     pool: Callable[[int], nn.Module],
+    norm: Callable[[int], nn.Module],
 ) -> nn.Sequential:
     if kernel % 2 == 0:
         raise ConfigError(f"Expected an odd kernel, which keeps the length, got kernel={kernel}.")
-    norm = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
     layers: dict[str, nn.Module] = {"input": standardise}
     channels, sizes = shape[0], list(shape[1:])
     for index, width in enumerate(widths):

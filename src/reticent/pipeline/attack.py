@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,11 +43,22 @@ class Attacked:
 
 
 def attack_stage(
-    recipe: Recipe, task: Task, regime: Regime, names: Sequence[str], *, report: Report
+    recipe: Recipe,
+    task: Task,
+    regime: Regime,
+    names: Sequence[str],
+    *,
+    report: Report,
+    keep: Callable[[Stage], None] = lambda stage: None,
 ) -> Attacked:
-    """Prepare one regime, harden its model, attack `names` and the input (no names: neither)."""
+    """Prepare one regime, harden its model, attack `names` and the input (no names: neither).
+
+    `keep` gets the stage as soon as its model is trained.
+    """
     stage = prepare(recipe, task, regime, report=report)
-    report(f"harden ({recipe.inference.method}, {regime} users)")
+    keep(stage)
+    if recipe.inference.method is not None:
+        report(f"harden ({recipe.inference.method}, {regime} users)")
     hardened = stage.harden(recipe)
     if not names:
         return Attacked(stage=stage, hardened=hardened, findings=())

@@ -8,7 +8,7 @@ from typing import Any
 
 from reticent.audit.frontier import Point
 from reticent.data.answers import METRICS
-from reticent.errors import ConfigError
+from reticent.errors import ConfigError, GateError, UnsupportedError
 from reticent.inference.split.harden import candidate_cuts
 from reticent.inference.split.methods import METHODS
 from reticent.pipeline.attack import measured_point
@@ -81,14 +81,21 @@ def compare(
             )
         else:
             own = method == recipe.inference.method
-            hardened = stage.harden(
-                recipe,
-                method=method,
-                cut=where,
-                codes=None,
-                retrain=None,
-                options=dict(recipe.inference.options) if own else {},
-            )
+            try:
+                hardened = stage.harden(
+                    recipe,
+                    method=method,
+                    cut=where,
+                    codes=None,
+                    retrain=None,
+                    options=dict(recipe.inference.options) if own else {},
+                )
+            except (GateError, UnsupportedError) as error:
+                if methods:
+                    raise
+                # Not every network can be sealed; the others are compared all the same.
+                refused.append(f"{method}: {str(error).splitlines()[0]}")
+                continue
         choices += hardened.choices
         points.append(measured_point(recipe, stage, hardened, names=names, report=report))
     if not points:

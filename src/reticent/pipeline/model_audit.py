@@ -104,12 +104,20 @@ def audit_model(
 
 
 def audit_service(
-    stage: Stage, hardened: Hardened, audit: AuditTable | None, *, seed: int, report: Report
+    stage: Stage,
+    hardened: Hardened,
+    audit: AuditTable | None,
+    *,
+    seed: int,
+    report: Report,
+    training: TrainingRecipe | None = None,
 ) -> Outcome:
     """What the further attacks of `audit` find out from the answers of a hardened deployment.
 
     The service is asked as any client may ask it; nobody can train reference models like it
-    without the provider's own hardening, so access ends at L2. Without attacks: nothing.
+    without the provider's own hardening, so access ends at L2. A model that is served as it was
+    trained, by `training`, can be imitated: there the claims of its training are judged too, with
+    reference models at L3. Without attacks: nothing.
     """
     if audit is None or not audit.attacks:
         return Outcome(findings=(), untested={})
@@ -120,13 +128,22 @@ def audit_service(
         non_members=parts.test,
         population=parts.attacker_train,
     )
-    victim = Victim.of_function(
-        lambda x: hardened.halves.predict(np.asarray(x, dtype=np.float32), seed=seed),
-        sample=material.members.x,
-        outputs="logits",
-    )
+    if training is not None:
+        victim = Victim.of_module(
+            stage.model, sample=material.members.x, outputs="logits", recipe=training
+        )
+    else:
+        victim = Victim.of_function(
+            lambda x: hardened.halves.predict(np.asarray(x, dtype=np.float32), seed=seed),
+            sample=material.members.x,
+            outputs="logits",
+        )
     settings = Settings(
-        access=Access.parse(audit.access), shadows=audit.shadows, seed=seed, report=report
+        access=Access.parse(audit.access),
+        guarantees=stage.guarantees,
+        shadows=audit.shadows,
+        seed=seed,
+        report=report,
     )
     return run_suite(victim, material, attacks=audit.attacks, entries=ENTRIES, settings=settings)
 

@@ -26,9 +26,11 @@ from reticent.inference.split.harden import Costs, Hardened
 from reticent.inference.split.server import CodeServer, load_server
 from reticent.pipeline.attack import Attacked, attack, few_shot
 from reticent.pipeline.model_audit import audit_service
+from reticent.pipeline.private_audit import audit_private_training
 from reticent.pipeline.recipe import Recipe, apply_overrides
 from reticent.pipeline.score import data_digest, gates, measure_utility
 from reticent.pipeline.stage import Report, by_regime, load_task, restored
+from reticent.pipeline.subject import imitated
 
 
 class Published(nn.Module):
@@ -79,9 +81,19 @@ def audit_bundle(
     )
     utility = measure_utility(stage, hardened, recipe.seed)
     outcome = audit_service(
-        stage, hardened, recipe.audit, seed=recipe.seed if seed is None else seed, report=report
+        stage,
+        hardened,
+        recipe.audit,
+        seed=recipe.seed if seed is None else seed,
+        report=report,
+        training=imitated(recipe, stage),
     )
-    findings = [*attacked.findings, *few_shot(stage, hardened), *outcome.findings]
+    findings = [
+        *attacked.findings,
+        *few_shot(stage, hardened),
+        *outcome.findings,
+        *audit_private_training(recipe, stage, report=report),
+    ]
     notices = list(before.notices)
     if data_digest(task) != before.replay.data_digest:
         notices.append("Audited on other data than the deployment was made with.")

@@ -160,13 +160,43 @@ class ModelTable(_Table):
     options: Options = Field(default_factory=dict)
 
 
+class PrivateTable(_Table):
+    """[train.private]: train with differential privacy (DP-SGD), paid for by a ledger.
+
+    `epsilon` and `delta` hold for each record of the training part, or each user with [task]
+    unit = "user", of whom at most `records_per_user` records are used. `low` and `high` are the
+    public range of the inputs, which takes the place of a standardisation fitted to the data.
+    `ledger` is a path (default: the user's own), or "none", which charges nobody and says so;
+    `dataset` the name that the records were granted their budget under (default: the task's),
+    `key` what the run is called in the ledger, where it runs once.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-5
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    expected_batch: Annotated[int, Field(ge=1)] = 256
+    chunk: Annotated[int, Field(ge=1)] = 256
+    learning_rate: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.5
+    momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.9
+    averaging: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    clipping: Literal["flat", "per_layer", "automatic"] = "flat"
+    clipping_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    records_per_user: Annotated[int, Field(ge=1, le=10_000)] = 1
+    low: Annotated[float, Field(allow_inf_nan=False)] = -1.0
+    high: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    ledger: Text | None = None
+    dataset: Text | None = None
+    key: Text | None = None
+
+
 class TrainTable(_Table):
-    """[train]: how the model is trained before it is hardened."""
+    """[train]: how the model is trained before it is hardened; `private` states DP-SGD instead."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 12
     learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1e-3
     batch_size: Annotated[int, Field(ge=1)] = 64
     weight_decay: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 1e-4
+    private: PrivateTable | None = None
 
 
 class InferenceTable(_Table):
@@ -202,7 +232,7 @@ class AuditTable(_Table):
     families: Names = ()
     frontier: Names = ()
     attacks: Names = ()
-    access: Literal["L1", "L2"] = "L2"
+    access: Literal["L1", "L2", "L3"] = "L2"
     shadows: Annotated[int, Field(ge=2, le=10_000)] = 64
 
 
@@ -251,6 +281,7 @@ class Recipe(_Table):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        _check_training(self)
         _check_inference(self)
         _check_scenario(self)
         _check_attributes(self)
@@ -376,6 +407,34 @@ def _with_implied(data: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse(table: str, key: str, value: object, expected: str, remedy: str) -> None:
     context = {"table": table, "key": key, "value": value, "expected": expected, "remedy": remedy}
     raise PydanticCustomError("recipe", "{table}.{key}: expected {expected}. {remedy}", context)
+
+
+def _check_training(recipe: Recipe) -> None:
+    private = recipe.train.private
+    if private is None:
+        if recipe.audit.access == "L3":
+            expected = "L1 or L2 without [train.private]"
+            remedy = "Nobody can train models like a hardened one; audit its checkpoint instead."
+            _refuse("audit", "access", "L3", expected, remedy)
+        return
+    plain = TrainTable()
+    for key in ("epochs", "learning_rate", "batch_size", "weight_decay"):
+        if getattr(recipe.train, key) != getattr(plain, key):
+            expected = "no such key beside [train.private], which has its own"
+            _refuse("train", key, getattr(recipe.train, key), expected, "Remove it.")
+    if not private.low < private.high:
+        _refuse("train", "private", private.low, "low < high", "Give the inputs' public range.")
+    if private.records_per_user > 1 and recipe.task.unit != "user":
+        expected = '1 with [task] unit = "record"'
+        remedy = 'Remove it, or set [task] unit = "user".'
+        _refuse("train", "private", private.records_per_user, expected, remedy)
+    if recipe.inference.channel != "plain":
+        expected = '"plain" with [train.private]'
+        remedy = (
+            "Hardening and sealing read the training records again, without privacy: the claim "
+            'would be void. Set [inference] channel = "plain".'
+        )
+        _refuse("inference", "channel", recipe.inference.channel, expected, remedy)
 
 
 def _check_inference(recipe: Recipe) -> None:

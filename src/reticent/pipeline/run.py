@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,18 @@ from reticent.audit.suite import Outcome
 from reticent.data.partition import Regime
 from reticent.data.task import Task
 from reticent.errors import ConfigError
-from reticent.guarantee import SERVER
+from reticent.guarantee import SERVER, Pillar
 from reticent.inference import bundle as bundles
 from reticent.inference.bundle import Bundle
 from reticent.inference.split.publish import publish
 from reticent.models import checkpoint
 from reticent.pipeline.attack import Attacked, attack_stage, frontier
 from reticent.pipeline.model_audit import audit_service
+from reticent.pipeline.private_audit import audit_private_training
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.score import score, versions
-from reticent.pipeline.stage import Report, Stage, by_regime, load_task
-from reticent.pipeline.subject import RECIPE_FILE
+from reticent.pipeline.stage import Report, Stage, by_regime, load_task, network_options
+from reticent.pipeline.subject import RECIPE_FILE, imitated
 from reticent.report import model_card, write_report
 
 
@@ -46,7 +47,7 @@ def run(
     each step in words. Without `attacks` the claims are published as "not tested".
     """
     started = time.monotonic()
-    if recipe.inference.channel == "plain":
+    if recipe.inference.channel == "plain" and not _claims(recipe):
         raise ConfigError(
             "run hardens and attacks what protects; the plain channel is the baseline and has "
             'nothing to protect. Set [inference] channel = "split", "sealed" or "ckks".'
@@ -56,8 +57,18 @@ def run(
     wanted = by_regime(recipe, task)
     if not attacks:
         wanted = dict(list(wanted.items())[:1])
+
+    def keep(stage: Stage) -> None:
+        # What a ledger paid for must outlive a failure further on: it can't be trained again.
+        if stage.private is not None and ":" not in stage.network:
+            folder = out.with_name(f"{out.name}-model")
+            save_model(folder, stage, recipe)
+            report(f"kept the paid model in {folder.name}")
+
     attacked = {
-        regime: attack_stage(recipe, task, regime, names if attacks else (), report=report)
+        regime: attack_stage(
+            recipe, task, regime, names if attacks else (), report=report, keep=keep
+        )
         for regime, names in wanted.items()
     }
     first = next(iter(attacked.values()))
@@ -68,7 +79,11 @@ def run(
         recipe.audit if attacks else None,
         seed=recipe.seed,
         report=report,
+        training=imitated(recipe, first.stage),
     )
+    if attacks:
+        inside = audit_private_training(recipe, first.stage, report=report)
+        outcome = replace(outcome, findings=(*outcome.findings, *inside))
     report("publish the bundle")
 
     scorecards: list[Scorecard] = []
@@ -82,6 +97,13 @@ def run(
     return Result(bundle=made, scorecard=scorecards[0], seconds=time.monotonic() - started)
 
 
+def _claims(recipe: Recipe) -> bool:
+    """Whether the model's training claims anything, so that the plain channel has a claim."""
+    folder = recipe.model.checkpoint
+    is_stored = folder is not None and bool(checkpoint.load_guarantees(Path(folder)))
+    return recipe.train.private is not None or is_stored
+
+
 def _fill(
     folder: Path,
     recipe: Recipe,
@@ -93,10 +115,10 @@ def _fill(
 ) -> Scorecard:
     first = next(iter(attacked.values()))
     stage = first.stage
-    if ":" not in stage.network:
-        save_model(folder / "server" / "deployed", stage, recipe)
     report("measure latency, few-shot decoding, and what a client could do alone")
     scorecard = score(recipe, task, attacked, points, outcome, folder)
+    if ":" not in stage.network:
+        save_model(folder / "server" / "deployed", stage, recipe, _training_audit(scorecard))
     scorecard.write(folder / "scorecard.json")
     write_report(folder / "report.html", scorecard, first.gallery)
     (folder / "card.md").write_text(model_card(scorecard))
@@ -104,15 +126,43 @@ def _fill(
     return scorecard
 
 
-def save_model(folder: Path, stage: Stage, recipe: Recipe) -> None:
-    """Write the deployed model as a checkpoint: weights, and how to rebuild the network."""
+def _training_audit(scorecard: Scorecard) -> dict[str, Any]:
+    """What the attacks found out about the training data, for the certificate."""
+    row = scorecard.pillars[Pillar.TRAINING_DATA]
+    return {
+        "findings": [
+            {
+                "attack": found.attack,
+                "target": found.target,
+                "metric": found.metric,
+                "value": found.value,
+                "ci": list(found.ci),
+                "floor": found.floor,
+                "contradicts": found.contradicts,
+            }
+            for found in row.findings
+        ]
+    }
+
+
+def save_model(
+    folder: Path, stage: Stage, recipe: Recipe, audit: Mapping[str, Any] | None = None
+) -> None:
+    """Write the deployed model as a checkpoint: weights, and how to rebuild the network.
+
+    Beside them what its training claims, and the certificate, with what an audit found.
+    """
     card = checkpoint.Card(
         network=stage.network,
         shape=stage.task.x.shape[1:],
         outputs=stage.answers.outputs,
-        options=dict(recipe.model.options),
+        options=network_options(recipe, stage.network),
     )
     checkpoint.save(folder, stage.model, card)
+    if stage.guarantees:
+        output = checkpoint.weights_digest(stage.model)
+        made = None if stage.private is None else stage.private.certificate(output, audit)
+        checkpoint.save_guarantees(folder, stage.guarantees, made)
     (folder / RECIPE_FILE).write_text(recipe.to_toml())
 
 

@@ -45,11 +45,18 @@ from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Stage
 
 _SPLIT = "The answer itself reaches the server: output privacy needs the sealed split."
+_PLAIN = "The server sees input and answer: the plain channel protects neither."
+_PRIVATE = (
+    "The training records are protected in the model. The figures of this scorecard were measured "
+    "on them, and on a twin trained without privacy, and are not covered by the guarantee."
+)
 _SEALED = (
     "The server sees neither input nor answer. Packing and masks are this project's own and "
     "unaudited; the noise in replies isn't flooded, so that a client may learn something of the "
     "weights beyond its answers."
 )
+
+_BY_CHANNEL = {"split": _SPLIT, "plain": _PLAIN, "sealed": _SEALED, "ckks": _SEALED}
 
 
 def score(
@@ -90,7 +97,7 @@ def score(
 
 
 def measure_utility(stage: Stage, hardened: Hardened, seed: int) -> Utility:
-    base, kept = stage.test_outcomes(), stage.test_outcomes(hardened, seed=seed)
+    base, kept = stage.undefended_outcomes(), stage.test_outcomes(hardened, seed=seed)
     users = stage.records("test").users
     owners = np.arange(len(base)) if users is None else users
     loss, ci = bootstrap_ratio(
@@ -179,7 +186,9 @@ def _notices(recipe: Recipe, task: Task, attacked: Mapping[Regime, Attacked]) ->
         notices.append(
             f"Answers are quantised to {next(iter(attacked.values())).stage.answers.levels} values."
         )
-    notices.append(_SPLIT if chosen.channel == "split" else _SEALED)
+    notices.append(_BY_CHANNEL[chosen.channel])
+    if recipe.train.private is not None:
+        notices.append(_PRIVATE)
     return tuple(notices)
 
 

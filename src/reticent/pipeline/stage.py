@@ -19,11 +19,14 @@ from reticent.data import load
 from reticent.data.answers import Answers, outcomes, utility
 from reticent.data.partition import Partition, Regime, partition
 from reticent.data.task import Records, Task
-from reticent.errors import ConfigError
+from reticent.errors import ConfigError, UnsupportedError
+from reticent.guarantee import Guarantee
+from reticent.inference.plain.deployed import plain
 from reticent.inference.split.harden import Hardened, candidate_cuts, harden
 from reticent.inference.split.methods import METHODS
 from reticent.models import checkpoint
 from reticent.models.networks import build, default_network
+from reticent.pipeline.private_training import Private, fit_private
 from reticent.pipeline.recipe import Recipe
 from reticent.training.one_class import fit_one_class
 from reticent.training.plain import Plan, fit, forward
@@ -32,17 +35,31 @@ Report = Callable[[str], None]
 # Fewer users than this can't be dealt to defender, attacker and test with some left to tell apart.
 _MIN_UNSEEN = 12
 CERTIFY_SHARE = 0.08
+_TWIN_STEPS = 2000
+
+
+_VOID = (
+    "Never: {method} reads the training records again, without privacy, so the model's claim of "
+    'differential privacy would be void. Serve it as it is: [inference] channel = "plain".'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Data parts and the deployed model of one regime."""
+    """Data parts and the deployed model of one regime.
+
+    `guarantees` are those of its training, `private` how it was paid for, and `twin` the same
+    network trained without privacy, for comparison alone: it is never published.
+    """
 
     task: Task
     answers: Answers
     partition: Partition
     network: str
     model: nn.Module
+    guarantees: tuple[Guarantee, ...] = ()
+    private: Private | None = None
+    twin: nn.Module | None = None
 
     def records(self, part: str) -> Records:
         """The rows of one part."""
@@ -56,6 +73,12 @@ class Stage:
     def harden(self, recipe: Recipe, **changes: Any) -> Hardened:
         """The model hardened as the recipe says; `changes` override arguments of `harden`."""
         inference = recipe.inference
+        if self.guarantees and changes.get("method") is not None:
+            raise UnsupportedError(_VOID.format(method=changes["method"]))
+        if inference.channel == "plain" and "method" not in changes:
+            return plain(self.model, self.records("train").x[:1], self.answers, self.guarantees)
+        if self.guarantees:
+            raise UnsupportedError(_VOID.format(method=inference.method))
         options = dict(inference.options)
         settings: dict[str, Any] = {
             "method": inference.method or "adapter_code",
@@ -97,6 +120,14 @@ class Stage:
         outputs = (
             self.outputs("test") if hardened is None else hardened.halves.predict(test.x, seed=seed)
         )
+        return outcomes(self.task.kind, outputs, test.public)
+
+    def undefended_outcomes(self) -> NDArray[np.float64]:
+        """`test_outcomes` of the model without any protection, of its training too."""
+        if self.twin is None:
+            return self.test_outcomes()
+        test = self.records("test")
+        outputs = forward(self.twin, torch.from_numpy(test.x)).numpy()
         return outcomes(self.task.kind, outputs, test.public)
 
     def alone(self, hardened: Hardened, recipe: Recipe) -> float:
@@ -167,14 +198,28 @@ def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> St
     name = recipe.model.name
     network = default_network(task.x.shape[1:]) if name == "auto" else name
     torch.manual_seed(recipe.seed)
+    is_private = recipe.train.private is not None
     model = build(
         network,
         shape=task.x.shape[1:],
         outputs=answers.outputs,
-        x=train.x,
-        y=train.public,
-        options=recipe.model.options,
+        x=None if is_private else train.x,
+        y=None if is_private else train.public,
+        options=network_options(recipe, network),
     )
+    if is_private:
+        report(f"train with differential privacy ({network}, {len(train)} records, {regime} users)")
+        made = fit_private(model, recipe, task, train, regime)
+        return Stage(
+            task=task,
+            answers=answers,
+            partition=parts,
+            network=network,
+            model=made.model,
+            guarantees=(made.guarantee,),
+            private=made,
+            twin=_twin(recipe, task, parts, network),
+        )
     report(f"train the deployed model ({network}, {len(train)} records, {regime} users)")
     if network == "one_class":
         assert isinstance(model, nn.Sequential)
@@ -184,6 +229,33 @@ def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> St
             model, train, validation, kind=task.kind, plan=_plan(recipe), seed=recipe.seed
         )
     return Stage(task=task, answers=answers, partition=parts, network=network, model=trained.model)
+
+
+def _twin(recipe: Recipe, task: Task, parts: Partition, network: str) -> nn.Module:
+    """What the private model would be without privacy: as [train] trains by default."""
+    train, validation = task.take(parts.train), task.take(parts.validation)
+    torch.manual_seed(recipe.seed)
+    model = build(
+        network,
+        shape=task.x.shape[1:],
+        outputs=answers_of(task, parts).outputs,
+        x=train.x,
+        y=train.public,
+        options=network_options(recipe, network),
+    )
+    # Small sets need more passes for as many steps.
+    plan = _plan(recipe)
+    passes = max(plan.epochs, min(300, -(-_TWIN_STEPS * plan.batch_size // len(train))))
+    plan = replace(plan, epochs=passes)
+    return fit(model, train, validation, kind=task.kind, plan=plan, seed=recipe.seed).model
+
+
+def network_options(recipe: Recipe, network: str) -> dict[str, Any]:
+    """The recipe's options for its network; private training takes group normalisation."""
+    options = dict(recipe.model.options)
+    if recipe.train.private is not None and network in ("convnet1d", "convnet2d"):
+        options.setdefault("norm", "group")
+    return options
 
 
 def parts_of(recipe: Recipe, task: Task, regime: Regime) -> Partition:
@@ -210,7 +282,16 @@ def restored(recipe: Recipe, task: Task, regime: Regime, folder: Path) -> Stage:
             f"the task has shape={task.x.shape[1:]} and needs {answers.outputs}. "
             "Give the checkpoint of this task."
         )
-    return Stage(task=task, answers=answers, partition=parts, network=card.network, model=model)
+    claims = checkpoint.load_guarantees(folder)
+    return Stage(
+        task=task,
+        answers=answers,
+        partition=parts,
+        network=card.network,
+        model=model,
+        guarantees=claims,
+        twin=_twin(recipe, task, parts, card.network) if claims else None,
+    )
 
 
 def regimes(recipe: Recipe, task: Task) -> Mapping[str, tuple[Regime, ...]]:

@@ -18,10 +18,12 @@ from reticent.data.files import from_file
 from reticent.data.partition import partition
 from reticent.data.task import Task
 from reticent.errors import ConfigError, DataError
+from reticent.guarantee import Guarantee
 from reticent.inference.graph import Graph
 from reticent.models import checkpoint
+from reticent.pipeline.private_training import noise_multiplier_of
 from reticent.pipeline.recipe import Recipe, load_recipe
-from reticent.pipeline.stage import by_regime, load_task
+from reticent.pipeline.stage import Stage, by_regime, load_task
 
 RECIPE_FILE = "recipe.toml"
 _PARTS = {
@@ -41,6 +43,7 @@ class Subject:
     non_members: NDArray[np.int64]
     population: NDArray[np.int64] | None = None
     recipe: TrainingRecipe | None = None
+    claims: tuple[Guarantee, ...] = ()
 
 
 def of_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> Subject:
@@ -61,6 +64,7 @@ def of_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> Subject:
         non_members=parts.test,
         population=parts.attacker_train,
         recipe=training_of(recipe, len(parts.train), len(parts.validation)),
+        claims=checkpoint.load_guarantees(folder),
     )
 
 
@@ -81,7 +85,14 @@ def of_file(
     task, parts = _with_members(data, public=public, private=private, member=member)
     model = _checkpoint(Path(name)) if Path(name).is_dir() else load_model(name)
     recipe = None if trained is None else parse_training(trained, size=len(parts["members"]))
-    return Subject(model=model, task=task, recipe=recipe, **parts)
+    return Subject(
+        model=model,
+        task=task,
+        members=parts["members"],
+        non_members=parts["non_members"],
+        population=parts.get("population"),
+        recipe=recipe,
+    )
 
 
 def load_model(name: str) -> Any:
@@ -130,8 +141,25 @@ def parse_training(text: str, *, size: int) -> TrainingRecipe:
 
 
 def training_of(recipe: Recipe, size: int, held_out: int) -> TrainingRecipe:
-    """How `reticent train` trains: AdamW with a cosine, keeping the best validation epoch."""
-    train = recipe.train
+    """How `reticent train` trains: AdamW with a cosine, keeping the best validation epoch.
+
+    With [train.private]: as that says, but for its averaging and its capacity.
+    """
+    train, private = recipe.train, recipe.train.private
+    if private is not None:
+        batches = -(-size // private.expected_batch)
+        return TrainingRecipe(
+            size=size,
+            epochs=max(1, round(private.steps / batches)),
+            batch_size=private.expected_batch,
+            optimiser="sgd",
+            learning_rate=private.learning_rate,
+            momentum=private.momentum,
+            weight_decay=0.0,
+            schedule="constant",
+            clip_norm=private.clipping_norm,
+            noise_multiplier=noise_multiplier_of(private, size),
+        )
     return TrainingRecipe(
         size=size,
         epochs=train.epochs,
@@ -143,6 +171,13 @@ def training_of(recipe: Recipe, size: int, held_out: int) -> TrainingRecipe:
         keep="best",
         held_out=held_out,
     )
+
+
+def imitated(recipe: Recipe, stage: Stage) -> TrainingRecipe | None:
+    """How to train models like the stage's, where its training claims something."""
+    if not stage.guarantees or recipe.train.private is None:
+        return None
+    return training_of(recipe, len(stage.partition.train), len(stage.partition.validation))
 
 
 def _is_text(kind: Any) -> bool:

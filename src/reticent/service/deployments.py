@@ -12,7 +12,7 @@ from reticent.inference.sealed.server import SealedServer
 from reticent.inference.split.server import CodeServer, FeatureServer, load_server
 from reticent.service.model import ServedModel
 
-_SERVED = ("split", "sealed", "ckks")
+_SERVED = ("plain", "split", "sealed", "ckks")
 
 
 def served(

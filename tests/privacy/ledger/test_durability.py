@@ -32,7 +32,7 @@ def test_no_schedule_of_kills_and_races_overspends(tmp_path: Path) -> None:
     seen = run_schedules(tmp_path, range(200))
     # The schedules did something: children were killed, with and without having read data. How
     # many depends on the machine's speed: on a fast one more of them are done before the kill.
-    assert seen["killed"] > 50
+    assert seen["killed"] > 20
     assert seen["charges"] > seen["read"] > 50
 
 

@@ -125,7 +125,7 @@ def chi_square(drawn: np.ndarray, law: dict[int, float]) -> float:
 def test_secrets_and_errors_follow_their_laws():
     # False alarms: 1e-6 per test.
     assert chi_square(ternary(30000), dict.fromkeys((-1, 0, 1), 1 / 3)) > 1e-6
-    drawn = errors(60000)
+    drawn = errors(400000)
     assert np.abs(drawn).max() <= 21
     inner = drawn[np.abs(drawn) <= 9]
     for wrong, passes in ((0, True), (2, False)):

@@ -103,7 +103,7 @@ def test_a_file_and_its_loaded_arrays_are_one_data_set(tmp_path: Path) -> None:
     x, y = records()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
     np.savez(tmp_path / "renamed.npz", records=x[order].numpy(), labels=y[order].numpy())
-    units = [unit for (unit,) in file_digests(tmp_path / "renamed.npz")]
+    units = file_digests(tmp_path / "renamed.npz")
     assert sorted(units) == sorted(digests(x, y))
 
 

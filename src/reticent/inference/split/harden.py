@@ -72,7 +72,7 @@ class Hardened:
     def channel(self) -> str:
         """Which way queries go: split, sealed, or (nothing before the cut) ckks."""
         if not isinstance(self.halves.release, Sealed):
-            return "split"
+            return "plain" if self.method == "plain" else "split"
         return "ckks" if self.cut == INPUT else "sealed"
 
     @property

@@ -11,7 +11,7 @@ from reticent.privacy.ledger.cost import (
     rdp,
     zcdp,
 )
-from reticent.privacy.ledger.identity import dataset_digest, record_digests
+from reticent.privacy.ledger.identity import dataset_digest, record_digests, user_digests
 from reticent.privacy.ledger.ledger import Ledger
 from reticent.privacy.ledger.statements import Balance, Charge, Dataset
 from reticent.privacy.ledger.store import SQLiteStore, Store
@@ -37,6 +37,7 @@ __all__ = [
     "pure_dp",
     "rdp",
     "record_digests",
+    "user_digests",
     "verify",
     "zcdp",
 ]

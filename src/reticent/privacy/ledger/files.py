@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reticent.errors import ConfigError, DataError, MissingExtraError
-from reticent.privacy.ledger.identity import record_digests
+from reticent.privacy.ledger.identity import record_digests, user_digests
 
 
 def file_digests(path: Path, *, user: str | None = None) -> list[tuple[str, ...]]:
@@ -24,20 +24,14 @@ def file_digests(path: Path, *, user: str | None = None) -> list[tuple[str, ...]
     without pyarrow.
     """
     columns = _columns(path)
-    records = record_digests(columns)
     if user is None:
-        return [(digest,) for digest in records]
+        return [(digest,) for digest in record_digests(columns)]
     if user not in columns:
         raise ConfigError(
             f"Expected one of the columns {sorted(columns)[:12]}, got user={user!r}. "
             "Name the column of user ids."
         )
-    ids = record_digests({user: columns[user]})
-    units: dict[str, dict[str, None]] = {}
-    for name, digest in zip(ids, records, strict=True):
-        # An id is no record: a table of ids alone must not stand in for its users' records.
-        units.setdefault(f"user {name}", {})[digest] = None
-    return [(name, *digests) for name, digests in units.items()]
+    return user_digests(columns, user)
 
 
 def _columns(path: Path) -> Mapping[str, Any]:

@@ -35,6 +35,16 @@ def record_digests(columns: Mapping[str, Any]) -> list[str]:
     return [hashlib.sha256(b"".join(sorted(row))).hexdigest() for row in zip(*cells, strict=True)]
 
 
+def user_digests(columns: Mapping[str, Any], user: str) -> list[tuple[str, ...]]:
+    """One collection of digests per user: of the id in the column `user`, and of each record."""
+    ids = record_digests({user: columns[user]})
+    units: dict[str, dict[str, None]] = {}
+    for name, digest in zip(ids, record_digests(columns), strict=True):
+        # An id is no record: a table of ids alone must not stand in for its users' records.
+        units.setdefault(f"user {name}", {})[digest] = None
+    return [(name, *digests) for name, digests in units.items()]
+
+
 def dataset_digest(digests: Iterable[str]) -> str:
     """SHA-256 (hex) of the multiset of record digests."""
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()

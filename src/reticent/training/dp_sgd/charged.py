@@ -7,20 +7,28 @@ A crash anywhere after the reservation leaves it charged; nothing is handed out 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reticent.errors import ConfigError, DataError, EvidenceError
+from reticent.guarantee import DifferentialPrivacy
 from reticent.privacy.ledger import (
     Dataset,
     Ledger,
     approximate_dp,
     dataset_digest,
     record_digests,
+    user_digests,
 )
 from reticent.training.dp_sgd.clipping import Clipping
+from reticent.training.dp_sgd.keystream import KeyStream
+from reticent.training.dp_sgd.sampling import bound_contributions
 from reticent.training.dp_sgd.trainer import (
     PerExampleLoss,
     Plan,
@@ -53,36 +61,58 @@ def train_charged(
     ledger: Ledger,
     dataset: str,
     key: str,
+    granted: Sequence[Sequence[str]] | None = None,
+    users: NDArray[Any] | None = None,
+    records_per_user: int = 1,
     losses: PerExampleLoss = default_losses,
     plan: Plan | None = None,
     clipping: Clipping | None = None,
     analyst: str = "",
     progress: Progress | None = None,
 ) -> Paid:
-    """A copy of `model` trained with (epsilon, delta)-privacy per record, charged to `dataset`.
+    """A copy of `model` trained with (epsilon, delta)-privacy, charged to `dataset`.
 
     `dataset` was granted its budget on exactly these records: an npz file with the arrays x and y
-    that `inputs` and `targets` hold, whatever their order, or `identity` of them. `key` names
-    this run: it is charged once and runs once. Raises `BudgetExhaustedError` where the cap would
-    be passed, `EvidenceError` for other records than the registered ones, `ConfigError` for a
-    budget of another unit, or a key that has run; in all these cases nothing was trained.
+    that `inputs` and `targets` hold, whatever their order, or `digests` of them. Where it was
+    granted for more records than are trained on, `granted` holds the digests of all its units; all
+    of them pay. With `users` (n,) the unit is the user: each gives at most `records_per_user`
+    records, drawn secretly. `key` names this run: it is charged once and runs once. Raises
+    `BudgetExhaustedError` where the cap would be passed, `EvidenceError` for other records than
+    the registered ones, `ConfigError` for a budget of another unit, or a key that has run; in all
+    these cases nothing was trained.
     """
     if len(inputs) != len(targets) or not len(inputs):
         raise DataError(
             f"Expected one target for each input and at least one, got inputs={len(inputs)}, "
             f"targets={len(targets)}."
         )
-    registered = _registered(ledger, dataset, inputs, targets)
+    if users is None and records_per_user != 1:
+        raise ConfigError(
+            f"Expected users with records_per_user={records_per_user}, got none. Give each "
+            "record's user, or leave it out."
+        )
+    units = digests(inputs, targets, users)
+    registered = _registered(
+        ledger, dataset, units, granted or units, unit="record" if users is None else "user"
+    )
     plan = plan or Plan()
     charge = ledger.reserve(
         registered.id,
         approximate_dp(epsilon=epsilon, delta=delta),
         key=key,
         analyst=analyst,
-        event={"mechanism": "dp-sgd", "plan": repr(plan), "clipping": repr(clipping)},
+        event={
+            "mechanism": "dp-sgd",
+            "plan": repr(plan),
+            "clipping": repr(clipping),
+            "records_per_user": records_per_user,
+        },
     )
     # A charge that has been started before is refused here: a run's output leaves only once.
     ledger.start(charge.id)
+    if users is not None:
+        rows = torch.from_numpy(bound_contributions(users, records_per_user, KeyStream()))
+        inputs, targets = inputs[rows], targets[rows]
     trained = train_dp(
         model,
         inputs,
@@ -92,8 +122,11 @@ def train_charged(
         delta=delta,
         plan=plan,
         clipping=clipping,
+        records_per_user=records_per_user,
         progress=progress,
     )
+    if users is not None:
+        trained = _of_users(trained)
     if trained.guarantee is None or trained.epsilon > epsilon:
         raise EvidenceError(
             f"Expected at most epsilon={epsilon}, the run cost {trained.epsilon}. The charge "
@@ -108,14 +141,34 @@ def train_charged(
     )
 
 
-def digests(inputs: Tensor, targets: Tensor) -> list[str]:
-    """One digest per record, as an npz file with arrays x and y of the same content has."""
-    return record_digests({"x": _plain(inputs), "y": _plain(targets)})
+def digests(
+    inputs: Tensor, targets: Tensor, users: NDArray[Any] | None = None
+) -> list[tuple[str, ...]]:
+    """The digests of each unit, as an npz file with arrays x and y of the same content has.
+
+    With `users` (n,), an array user of that file, a unit is a user: its id and its records.
+    """
+    columns = {"x": _plain(inputs), "y": _plain(targets)}
+    if users is None:
+        return [(digest,) for digest in record_digests(columns)]
+    return user_digests({**columns, "user": np.asarray(users)}, "user")
 
 
-def identity(inputs: Tensor, targets: Tensor) -> str:
+def identity(inputs: Tensor, targets: Tensor, users: NDArray[Any] | None = None) -> str:
     """The data set's identity in a ledger, whatever it is called there."""
-    return dataset_digest(digests(inputs, targets))
+    return _identity(digests(inputs, targets, users))
+
+
+def _identity(units: Sequence[Sequence[str]]) -> str:
+    return dataset_digest(" ".join(sorted(unit)) for unit in units)
+
+
+def _of_users(trained: PrivatelyTrained) -> PrivatelyTrained:
+    """One record of each user makes a guarantee for records one for users."""
+    made = trained.guarantee
+    if made is None or not isinstance(made.strength, DifferentialPrivacy):
+        return trained
+    return replace(trained, guarantee=replace(made, strength=replace(made.strength, unit="user")))
 
 
 def _plain(values: Tensor) -> object:
@@ -123,14 +176,22 @@ def _plain(values: Tensor) -> object:
     return made.to(torch.float64).numpy() if made.is_floating_point() else made.numpy()
 
 
-def _registered(ledger: Ledger, name: str, inputs: Tensor, targets: Tensor) -> Dataset:
+def _registered(
+    ledger: Ledger,
+    name: str,
+    units: Sequence[Sequence[str]],
+    granted: Sequence[Sequence[str]],
+    *,
+    unit: str,
+) -> Dataset:
     found = ledger.dataset(name)
-    if found.unit != "record" or found.relation != RELATION:
+    if found.unit != unit or found.relation != RELATION:
         raise ConfigError(
-            f"Expected a budget with unit='record' and relation={RELATION!r}, got "
+            f"Expected a budget with unit={unit!r} and relation={RELATION!r}, got "
             f"unit={found.unit!r}, relation={found.relation!r} of dataset={name!r}."
         )
-    if found.id != identity(inputs, targets):
+    known = {token for each in granted for token in each}
+    if found.id != _identity(granted) or not known.issuperset(t for each in units for t in each):
         raise EvidenceError(
             f"Expected the records that dataset={name!r} was granted its budget for, got others. "
             "Nothing was charged. Grant these a budget: reticent budget grant FILE.npz"

@@ -1,0 +1,225 @@
+"""A recipe's model trained with differential privacy: granted, charged, certified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from reticent.data.task import Kind, Records, Task
+from reticent.errors import ConfigError, DataError, UnsupportedError
+from reticent.guarantee import Guarantee
+from reticent.models.networks import Standardise
+from reticent.pipeline.recipe import PrivateTable, Recipe, load_recipe
+from reticent.privacy.certificate import Entry, certify
+from reticent.privacy.ledger import Ledger
+from reticent.privacy.ledger.place import ledger_path
+from reticent.training.dp_sgd import accountant
+from reticent.training.dp_sgd.accountant import Mechanism
+from reticent.training.dp_sgd.charged import digests, train_charged
+from reticent.training.dp_sgd.clipping import Automatic, Clipping, Flat, PerLayer
+from reticent.training.dp_sgd.keystream import KeyStream
+from reticent.training.dp_sgd.sampling import bound_contributions, poisson_sampling
+from reticent.training.dp_sgd.trainer import (
+    Plan,
+    PrivatelyTrained,
+    charge,
+    default_losses,
+    train_dp,
+)
+
+NO_LEDGER = "none"
+_CLIPPINGS: Mapping[str, type[Flat | PerLayer | Automatic]] = {
+    "flat": Flat,
+    "per_layer": PerLayer,
+    "automatic": Automatic,
+}
+_DELTAS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Private:
+    """A privately trained model, its guarantee, and what its certificate will say."""
+
+    model: nn.Module
+    guarantee: Guarantee
+    mechanism: Mechanism
+    ledger: Path | None = None
+    entry: Entry | None = None
+
+    def certificate(
+        self, output: str, audit: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """The signed certificate over `output`, the SHA-256 of the weights; None without ledger."""
+        if self.ledger is None or self.entry is None:
+            return None
+        mechanism = self.mechanism
+        deltas = sorted({*_DELTAS, self.guarantee.to_json()["strength"]["delta"]}, reverse=True)
+        ledger = Ledger.open(self.ledger)
+        try:
+            return certify(
+                ledger.key,
+                claim=self.guarantee,
+                events=str(accountant.event(mechanism)),
+                curve=list(zip(deltas, accountant.curve(mechanism, tuple(deltas)), strict=True)),
+                sampling={
+                    "kind": "Poisson",
+                    "probability": mechanism.sampling_probability,
+                    "capacity": mechanism.capacity,
+                    "steps": mechanism.steps,
+                    "noise_multiplier": mechanism.noise_multiplier,
+                    "records_per_user": mechanism.records_per_user,
+                },
+                generator="secure: AES-256 in counter mode, keyed by the operating system",
+                output=output,
+                entry=self.entry,
+                audit=audit,
+            )
+        finally:
+            ledger.close()
+
+
+def fit_private(model: nn.Module, recipe: Recipe, task: Task, train: Records, run: str) -> Private:
+    """`model` trained on `train` as [train.private] says; the ledger pays before a record is read.
+
+    The budget is that of all records of the task, whichever part of them is trained on. `run`
+    tells apart the models that one recipe trains. Raises `BudgetExhaustedError` over the cap,
+    `ConfigError` for a ledger or grant that isn't there, or a run that has run.
+    """
+    private = recipe.train.private
+    assert private is not None
+    _check(task, train, private, recipe.task.unit)
+    with torch.no_grad():
+        _fix_range(model, private)
+    x, y = _tensors(train.x, train.public)
+    # The partition and the steps are public; only what the taps read is private.
+    users = train.users if recipe.task.unit == "user" else None
+    if private.ledger == NO_LEDGER:
+        trained = _uncharged(model, x, y, users, private)
+        return _made(trained)
+    path = ledger_path(private.ledger)
+    if not path.exists():
+        raise ConfigError(
+            f"Expected a ledger that pays for private training, got ledger={path.name!r}: it isn't "
+            "there. Run: reticent budget grant RECIPE.toml --epsilon E --delta D"
+        )
+    ledger = Ledger.open(path)
+    try:
+        paid = train_charged(
+            model,
+            x,
+            y,
+            epsilon=private.epsilon,
+            delta=private.delta,
+            ledger=ledger,
+            dataset=private.dataset or task.name,
+            key=private.key or f"{recipe.name} {recipe.digest()[:16]} {run}",
+            granted=task_units(task, recipe.task.unit),
+            users=users,
+            records_per_user=private.records_per_user,
+            plan=plan_of(private),
+            clipping=clipping_of(private),
+        )
+    finally:
+        ledger.close()
+    entry = Entry(dataset=paid.dataset, charge=paid.charge, receipt=paid.receipt)
+    return replace(_made(paid.trained), ledger=path, entry=entry)
+
+
+def recipe_units(path: Path) -> tuple[str, list[tuple[str, ...]], Literal["record", "user"]]:
+    """For `reticent budget grant RECIPE`: the task's name, its units' digests, its unit."""
+    from reticent.pipeline.stage import load_task
+
+    recipe = load_recipe(path)
+    task = load_task(recipe)
+    private = recipe.train.private
+    name = task.name if private is None or private.dataset is None else private.dataset
+    return name, task_units(task, recipe.task.unit), recipe.task.unit
+
+
+def task_units(task: Task, unit: str) -> list[tuple[str, ...]]:
+    """The digests of every unit of the task, as its budget is granted on them."""
+    if unit == "user" and task.users is None:
+        raise DataError('Expected user ids with [task] unit = "user"; the task has none.')
+    return digests(*_tensors(task.x, task.public), task.users if unit == "user" else None)
+
+
+def plan_of(private: PrivateTable) -> Plan:
+    """The training plan that the table states."""
+    return Plan(
+        steps=private.steps,
+        expected_batch=private.expected_batch,
+        chunk=private.chunk,
+        learning_rate=private.learning_rate,
+        momentum=private.momentum,
+        averaging=private.averaging,
+    )
+
+
+def clipping_of(private: PrivateTable) -> Clipping:
+    """The clipping rule that the table states."""
+    made: Clipping = _CLIPPINGS[private.clipping](clip_norm=private.clipping_norm)
+    return made
+
+
+def noise_multiplier_of(private: PrivateTable, n: int) -> float:
+    """The noise that a run on `n` records is calibrated to: public, like all it depends on."""
+    plan = plan_of(private)
+    mechanism = charge(plan, poisson_sampling(n, plan.expected_batch), 1.0)
+    return accountant.calibrate(
+        private.epsilon, private.delta, mechanism=mechanism
+    ).noise_multiplier
+
+
+def _uncharged(
+    model: nn.Module, x: Tensor, y: Tensor, users: Any, private: PrivateTable
+) -> PrivatelyTrained:
+    if users is not None:
+        rows = torch.from_numpy(bound_contributions(users, private.records_per_user, KeyStream()))
+        x, y = x[rows], y[rows]
+    return train_dp(
+        model,
+        x,
+        y,
+        losses=default_losses,
+        epsilon=private.epsilon,
+        delta=private.delta,
+        plan=plan_of(private),
+        clipping=clipping_of(private),
+        records_per_user=private.records_per_user,
+    )
+
+
+def _made(trained: PrivatelyTrained) -> Private:
+    assert trained.guarantee is not None
+    return Private(model=trained.model, guarantee=trained.guarantee, mechanism=trained.mechanism)
+
+
+def _check(task: Task, train: Records, private: PrivateTable, unit: str) -> None:
+    if task.kind is not Kind.CLASSIFICATION:
+        raise UnsupportedError(
+            f"Not yet: [train.private] trains classifiers, the task is {task.kind.value}."
+        )
+    if private.expected_batch > len(train):
+        raise ConfigError(
+            f"Expected train.private.expected_batch of at most the {len(train)} training records, "
+            f"got {private.expected_batch}."
+        )
+    if unit == "user" and train.users is None:
+        raise DataError('Expected user ids with [task] unit = "user"; the task has none.')
+
+
+def _fix_range(model: nn.Module, private: PrivateTable) -> None:
+    """Constants that are public, in the place of means and deviations of the data."""
+    for module in model.modules():
+        if isinstance(module, Standardise):
+            module.mean.fill_((private.low + private.high) / 2)
+            module.std.fill_((private.high - private.low) / 2)
+
+
+def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(x), torch.from_numpy(y).long()
