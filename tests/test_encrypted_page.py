@@ -9,7 +9,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "encrypted.md"
 
 
 def test_the_pages_program_classifies_an_encrypted_digit(capsys):
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    program, batch = found
     space: dict[str, object] = {}
     exec(compile(program, str(PAGE), "exec"), space)
     told = capsys.readouterr().out
@@ -18,3 +19,7 @@ def test_the_pages_program_classifies_an_encrypted_digit(capsys):
     guess, truth = told.splitlines()[-1].split()
     assert guess == truth
     assert space["layout"].estimate.packing == "single"
+    exec(compile(batch, str(PAGE), "exec"), space)
+    told = capsys.readouterr().out
+    assert "0 rotations" in told
+    assert float(told.splitlines()[-1]) > 0.8

@@ -44,6 +44,9 @@ class Engine(Protocol):
     def rerandomise(self, a: Any) -> Any:
         """The same numbers under fresh encryption randomness."""
 
+    def zero(self, *, scale: float, level: int) -> Any:
+        """A fresh encryption of zero."""
+
     def scale(self, a: Any) -> float:
         """The factor between numbers and what the ciphertext holds."""
 
@@ -123,6 +126,12 @@ class SealEngine:
         zero = self._encryptor.encrypt_zero(a.parms_id())
         zero.scale(a.scale())
         return self._evaluator.add(a, zero)
+
+    def zero(self, *, scale: float, level: int) -> Any:
+        """See `Engine`."""
+        made = self._encryptor.encrypt_zero(self._ids[level])
+        made.scale(scale)
+        return made
 
     def scale(self, a: Any) -> float:
         """See `Engine`."""

@@ -116,7 +116,9 @@ def plan(program: Program, *, goal: Goal = "latency", primitives: Primitives | N
         layers = _layers(lowered, name, parameters.slots)
         candidates.append((layers, _estimate(name, layers, lowered, parameters, costs)))
     if goal not in ("latency", "upload"):
-        raise UnsupportedError(f"Not yet: goal={goal!r}. Choose latency or upload.")
+        raise UnsupportedError(
+            f"Never here: goal={goal!r}. Choose latency or upload; for batches use plan_batch."
+        )
     candidates.sort(key=lambda one: one[1].server_ms if goal == "latency" else one[1].upload_bytes)
     (layers, chosen), *others = candidates
     return Plan(

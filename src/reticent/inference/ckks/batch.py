@@ -1,0 +1,348 @@
+"""Throughput: a whole batch at once, one record per slot, one ciphertext per input number.
+
+No slot meets another: no rotations, no rotation keys, and no partial sums that a mask would have
+to hide, since every slot of a reply is a whole answer. Linear layers are exact matrix products of
+residues (see `residues`), squares the library's. It is paid with upload: a ciphertext for each
+number of a record, however few records there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reticent.errors import (
+    AuthenticationError,
+    BudgetExhaustedError,
+    DataError,
+    EvidenceError,
+    InputError,
+)
+from reticent.inference.ckks.client import EncryptedClient
+from reticent.inference.ckks.engine import (
+    SealEngine,
+    context_of,
+    decoded,
+    seal_library,
+)
+from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.lowering import Lowered, lower
+from reticent.inference.ckks.parameters import Parameters, smallest
+from reticent.inference.ckks.plan import ClientPlan
+from reticent.inference.ckks.primitives import Primitives, measured
+from reticent.inference.ckks.program import Program
+from reticent.inference.ckks.residues import LIMB, Residues, Shape, combine, passes_of
+
+_SLACK = 4096
+_TARGET = 2.0**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """A program laid out for batches of up to `records` records; bytes and times are per batch."""
+
+    parameters: Parameters
+    lowered: Lowered = field(repr=False)
+    bound: float
+    upload_bytes: int
+    reply_bytes: int
+    key_bytes: int
+    server_ms: float
+
+    @property
+    def records(self) -> int:
+        """Records in a full batch."""
+        return self.parameters.slots
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that client and server must agree on."""
+        shape = [matrix.weight.shape for matrix in self.lowered.matrices]
+        record = ["batch", vars(self.parameters), self.bound, shape[0][1], shape[-1][0]]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()[:16]
+
+    def for_client(self) -> ClientPlan:
+        """The part that a client is handed."""
+        slots, outputs = self.parameters.slots, len(self.lowered.matrices[-1].weight)
+        return ClientPlan(
+            parameters=self.parameters,
+            columns=np.zeros((1, slots), dtype=np.int64),
+            outputs=np.arange(outputs, dtype=np.int64),
+            steps=(),
+            inputs=self.lowered.matrices[0].weight.shape[1],
+            bound=self.bound,
+            digest=self.digest,
+        )
+
+    def describe(self) -> str:
+        """The figures in words."""
+        p, rate = self.parameters, self.records / self.server_ms * 1000
+        return (
+            f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security\n"
+            f"batch of {self.records}: 0 rotations, keys {self.key_bytes / 1e6:.1f} MB, upload "
+            f"{self.upload_bytes / 1e6:.0f} MB ({self.upload_bytes / self.records / 1e3:.0f} kB a "
+            f"record), reply {self.reply_bytes / 1e6:.1f} MB, about {self.server_ms / 1000:.1f} s "
+            f"of the server's CPU: {rate:.0f} records a second when full"
+        )
+
+
+def plan_batch(program: Program, *, primitives: Primitives | None = None) -> BatchPlan:
+    """The batch layout of `program`. Raises `UnsupportedError` for what no ring holds."""
+    lowered = lower(program)
+    last = lowered.matrices[-1].name or "the last"
+    parameters = smallest(lowered.levels, values=1, layer=last)
+    inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
+    return BatchPlan(
+        parameters=parameters,
+        lowered=lowered,
+        bound=program.bound,
+        upload_bytes=inputs * parameters.ciphertext_bytes,
+        reply_bytes=outputs * 2 * parameters.degree * 8,
+        key_bytes=parameters.key_bytes(1),
+        server_ms=_predicted(lowered, parameters, primitives or measured(parameters)),
+    )
+
+
+class BatchClient(EncryptedClient):
+    """Encrypts batches and decrypts their replies; see `EncryptedClient` for keys and rounding.
+
+    A batch counts as one query of its key: each slot's decryption tells as much as one reply's.
+    """
+
+    def encrypt_batch(self, x: NDArray[Any]) -> Iterator[bytes]:
+        """One message per input number of records x (n, inputs), n up to the slots.
+
+        Raises `InputError` for another size, NaN, or values beyond the checked bound, before the
+        first message.
+        """
+        flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+        slots = self._plan.parameters.slots
+        if flat.shape[1] != self._plan.inputs or not 0 < len(flat) <= slots:
+            raise InputError(
+                f"Expected 1 to {slots} records of {self._plan.inputs} numbers, got {flat.shape}."
+            )
+        if not np.all(np.abs(flat) <= self._plan.bound):
+            raise InputError(
+                f"Expected finite inputs of at most {self._plan.bound:g} in size, for which the "
+                f"network was checked, got {np.abs(flat).max():g}. Scale as in training."
+            )
+        if self.queries >= self._most_queries:
+            raise BudgetExhaustedError(
+                f"These keys have answered most_queries={self._most_queries}. Call rotate() and "
+                "upload the new public keys."
+            )
+        self.queries += 1
+        return (self._column(column) for column in flat.T)
+
+    def _column(self, column: NDArray[np.float64]) -> bytes:
+        values = np.zeros(self._plan.parameters.slots)
+        values[: len(column)] = column
+        plain = self._encoder.encode(values, 2.0**self._plan.parameters.scale_bits)
+        return Envelope(
+            kind=Kind.REQUEST,
+            plan=self._plan.digest,
+            keys=self._key_id,
+            content=join([bytes(self._encryptor.encrypt_symmetric(plain).to_string())]),
+        ).pack()
+
+    def decrypt_batch(self, replies: Iterable[bytes], n: int) -> NDArray[np.float64]:
+        """Answers (n, outputs), rounded. Raises `EvidenceError` where they can't be any."""
+        columns = [self._opened(reply)[:n] for reply in replies]
+        if len(columns) != len(self._plan.outputs):
+            raise EvidenceError(
+                f"Expected {len(self._plan.outputs)} replies, got {len(columns)}. Ask again."
+            )
+        answer = np.stack(columns, axis=1)
+        if not np.all(np.abs(answer) < 2.0**20):
+            raise EvidenceError(
+                f"The replies decrypt to {np.abs(answer).max():.3g}: no answers of this network."
+            )
+        step = math.ldexp(1.0, -self._precision)
+        rounded: NDArray[np.float64] = np.round(answer / step) * step
+        return rounded
+
+    def _opened(self, reply: bytes) -> NDArray[np.float64]:
+        size = self._plan.parameters.ciphertext_bytes + _SLACK
+        envelope = unpack(reply, kind=Kind.REPLY, plan=self._plan.digest, most=size + 8)
+        if envelope.keys != self._key_id:
+            raise EvidenceError("The reply is for other keys than ours. Ask again.")
+        made = seal_library().Ciphertext()
+        try:
+            made.load_bytes(self._context, split(envelope.content, count=1, most=size)[0])
+            return decoded(self._encoder, self._decryptor.decrypt(made))
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"Expected a ciphertext in the reply: {error}.") from None
+
+
+class BatchServer:
+    """Answers encrypted batches of one client, whose public keys it was given."""
+
+    def __init__(self, plan: BatchPlan, keys: bytes) -> None:
+        self._plan = plan
+        context = context_of(plan.parameters)
+        most = plan.parameters.key_bytes(1) * 51 // 50 + 3 * _SLACK
+        envelope = unpack(keys, kind=Kind.KEYS, plan=plan.digest, most=most)
+        public, relinearise, rotations = split(envelope.content, count=3, most=most)
+        self._key_id = envelope.keys
+        try:
+            self._engine = SealEngine(
+                context,
+                public=context.from_public_str(public),
+                relinearise=context.from_relin_str(relinearise),
+                rotations=context.from_galois_str(rotations),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
+
+    def answer(self, requests: Iterable[bytes]) -> Iterator[bytes]:
+        """One reply per output. Raises `DataError`, `BundleError`, `AuthenticationError`."""
+        engine, lowered = self._engine, self._plan.lowered
+        values = self._read(requests)
+        for index, matrix in enumerate(lowered.matrices):
+            made = self._linear(values, matrix.weight, matrix.bias)
+            values.clear()
+            if index < len(lowered.squares):
+                made = [
+                    self._squared(each, float(offset))
+                    for each, offset in zip(made, lowered.squares[index].offset, strict=True)
+                ]
+            values += made
+        for each in values:
+            content = join([engine.save(engine.rerandomise(each))])
+            yield Envelope(
+                kind=Kind.REPLY, plan=self._plan.digest, keys=self._key_id, content=content
+            ).pack()
+
+    def _read(self, requests: Iterable[bytes]) -> list[Any]:
+        parameters = self._plan.parameters
+        size = parameters.ciphertext_bytes + _SLACK
+        wanted = self._plan.lowered.matrices[0].weight.shape[1]
+        values: list[Any] = []
+        for request in requests:
+            envelope = unpack(request, kind=Kind.REQUEST, plan=self._plan.digest, most=size + 8)
+            if envelope.keys != self._key_id:
+                raise AuthenticationError(
+                    f"Expected a batch under keys {self._key_id.hex()[:12]}, got "
+                    f"{envelope.keys.hex()[:12]}. Upload the evaluation keys of this client."
+                )
+            made = self._engine.load(split(envelope.content, count=1, most=size)[0])
+            level, scale = self._engine.level(made), self._engine.scale(made)
+            if level != parameters.levels or scale != 2.0**parameters.scale_bits:
+                raise DataError(
+                    f"Expected a ciphertext at level={parameters.levels} and scale=2^"
+                    f"{parameters.scale_bits}, got {level=} and {scale=:g}. Encrypt with the "
+                    "client."
+                )
+            values.append(made)
+            if len(values) > wanted:
+                break
+        if len(values) != wanted:
+            raise DataError(f"Expected {wanted} ciphertexts, one per input, got {len(values)}.")
+        return values
+
+    def _linear(
+        self, values: list[Any], weight: NDArray[np.float64], bias: NDArray[np.float64]
+    ) -> list[Any]:
+        engine = self._engine
+        level, incoming = engine.level(values[0]), engine.scale(values[0])
+        scale = _TARGET * engine.prime(level) / incoming
+        shape = Shape(
+            degree=self._plan.parameters.degree,
+            primes=tuple(engine.prime(at) for at in range(level + 1)),
+        )
+        whole = np.rint(weight * scale).astype(np.int64)
+        head, residues = self._residues(values, shape, incoming * scale)
+        made: list[tuple[int, Any]] = []
+        for rows, columns in _groups(whole):
+            if not len(columns):
+                # A product with nothing but zeros would be no encryption at all.
+                made += [
+                    (int(row), engine.zero(scale=incoming * scale, level=level)) for row in rows
+                ]
+                continue
+            chosen = [residues[column] for column in columns]
+            found = combine(whole[np.ix_(rows, columns)], chosen, shape)
+            for row, out in zip(rows, found, strict=True):
+                made.append((int(row), self._engine.load(head + out.tobytes())))
+        ordered = [each for _, each in sorted(made, key=lambda pair: pair[0])]
+        return [
+            self._shifted(engine.rescale(each), float(constant))
+            for each, constant in zip(ordered, bias, strict=True)
+        ]
+
+    def _residues(
+        self, values: list[Any], shape: Shape, scale: float
+    ) -> tuple[bytes, list[Residues]]:
+        """The header of results at `scale`, and each value's residues."""
+        found = [shape.read(self._engine.save(value))[1] for value in values]
+        sample = values[0]
+        before = sample.scale()
+        sample.scale(scale)
+        head, _ = shape.read(self._engine.save(sample))
+        sample.scale(before)
+        return head, found
+
+    def _shifted(self, value: Any, constant: float) -> Any:
+        engine = self._engine
+        if not constant:
+            return value
+        numbers = np.full(self._plan.parameters.slots, constant)
+        plain = engine.encode(numbers, scale=engine.scale(value), level=engine.level(value))
+        return engine.add_plain(value, plain)
+
+    def _squared(self, value: Any, offset: float) -> Any:
+        engine = self._engine
+        return engine.rescale(engine.multiply(value, self._shifted(value, offset)))
+
+
+def _groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows that use the same inputs, with those inputs: a convolution's filters at one place."""
+    found: dict[bytes, list[int]] = {}
+    used = weights != 0
+    for row, mask in enumerate(used):
+        found.setdefault(mask.tobytes(), []).append(row)
+    return [(np.array(rows), np.flatnonzero(used[rows[0]])) for rows in found.values()]
+
+
+def _predicted(lowered: Lowered, parameters: Parameters, costs: Primitives) -> float:
+    """Milliseconds for a batch: products of residues at this machine's rate, squares, the rest."""
+    rate, one = _rates()
+    total, level, width = 0.0, parameters.levels, 2 * parameters.degree
+    for index, matrix in enumerate(lowered.matrices):
+        outputs, inputs = matrix.weight.shape
+        pairs = int((matrix.weight != 0).sum())
+        limbs = sum(-(-bits // LIMB) for bits in parameters.prime_bits[: level + 1])
+        passes = sum(passes_of(bits) for bits in parameters.prime_bits[: level + 1])
+        total += 2.0 * pairs * width * 2 * limbs / rate
+        total += (outputs * passes + 2 * inputs * limbs) * width * one
+        # Read and written once more than loaded: the residues leave the library and come back.
+        total += costs.at("load", level) * (2 * inputs + 2 * outputs)
+        total += (costs.at("rescale", level) + costs.at("mask", level) / 2) * outputs
+        level -= 1
+        if index < len(lowered.squares):
+            each = costs.at("multiply", level) + costs.at("rescale", level)
+            total += (each + costs.at("mask", level) / 2) * outputs
+            level -= 1
+    return total + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
+
+
+def _rates() -> tuple[float, float]:
+    """Floating-point operations of a matrix product, and passes over an integer, a millisecond."""
+    left, right = np.ones((64, 256)), np.ones((256, 4096))
+    start = time.process_time()
+    left @ right
+    left @ right
+    products = 2 * 2 * 64 * 256 * 4096 / max(1e-6, 1000 * (time.process_time() - start))
+    numbers = np.arange(1 << 18)
+    start = time.process_time()
+    _ = numbers % 1_073_479_681
+    seconds = max(1e-6, 1000 * (time.process_time() - start))
+    return products, seconds / len(numbers)

@@ -1,0 +1,160 @@
+"""Whole batches under encryption: exact products of residues, answers, hostile input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reticent.errors import (
+    AuthenticationError,
+    BudgetExhaustedError,
+    BundleError,
+    DataError,
+    EvidenceError,
+    InputError,
+    UnsupportedError,
+)
+from reticent.inference.ckks.batch import BatchClient, BatchServer, plan_batch
+from reticent.inference.ckks.client import SecretKeys
+from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
+from reticent.inference.ckks.parameters import Parameters
+from reticent.inference.ckks.program import Convolution, Linear, Polynomial, Program, Step
+from reticent.inference.ckks.residues import Shape, combine
+
+PARAMETERS = Parameters(degree=8192, levels=2, scale_bits=30)
+
+
+def chain(*operations, shape):
+    steps = tuple(Step(operation=each, sources=(i,)) for i, each in enumerate(operations))
+    return Program(input_shape=shape, steps=steps, bound=1.0)
+
+
+def network() -> Program:
+    """A convolution, squares, and a dense layer whose first output uses nothing."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(2, 18))
+    weight[0] = 0
+    return chain(
+        Convolution(name="conv", weight=rng.normal(size=(2, 1, 3, 3)) / 3, bias=rng.normal(size=2)),
+        Polynomial(name="square", coefficients=rng.uniform(0.2, 1, size=(3, 2))),
+        Linear(name="last", weight=weight, bias=np.array([0.25, -1.0])),
+        shape=(1, 5, 5),
+    )
+
+
+@pytest.fixture(scope="module")
+def pair():
+    plan = plan_batch(network())
+    client = BatchClient(plan.for_client(), precision_bits=12)
+    return plan, client, BatchServer(plan, client.public_keys)
+
+
+def test_products_of_residues_are_the_librarys_to_the_bit():
+    seal = seal_library()
+    context = context_of(PARAMETERS)
+    keys = SecretKeys(context).generator
+    public = keys.create_public_key()
+    engine = SealEngine(
+        context,
+        public=public,
+        relinearise=keys.create_relin_keys(),
+        rotations=galois_keys(keys, [1]),
+    )
+    encryptor = seal.Encryptor(context, public)
+    rng = np.random.default_rng(1)
+    scale = 2.0**30
+    values = [
+        encryptor.encrypt(engine.encode(rng.normal(size=PARAMETERS.slots), scale=scale, level=2))
+        for _ in range(3)
+    ]
+    weights = rng.normal(size=(2, 3)) * 4
+    weights[0, 0] = -(2.0**-30)  # the smallest number that there is, and a negative one
+    shape = Shape(degree=8192, primes=tuple(engine.prime(level) for level in range(3)))
+    found = [shape.read(engine.save(value))[1] for value in values]
+    whole = np.rint(weights * scale).astype(np.int64)
+    made = combine(whole, found, shape)
+    for row in range(2):
+        total = None
+        for value, weight in zip(values, weights[row], strict=True):
+            number = np.full(PARAMETERS.slots, weight)
+            plain = engine.encode(number, scale=scale, level=2)
+            product = engine.multiply_plain(value, plain)
+            total = product if total is None else engine.add(total, product)
+        np.testing.assert_array_equal(made[row], shape.read(engine.save(total))[1])
+
+
+def test_sums_that_would_not_be_exact_are_refused():
+    shape = Shape(degree=4, primes=(97,))
+    with pytest.raises(UnsupportedError, match="exactly"):
+        combine(np.full((1, 1024), 2**46), [np.zeros((2, 1, 4), np.uint64)] * 1024, shape)
+    with pytest.raises(DataError, match="below their primes"):
+        shape.read(b"h" + np.full(8, 97, dtype="<u8").tobytes())
+
+
+@pytest.mark.parametrize("n", [1, 300])
+def test_every_record_of_a_batch_gets_the_networks_answer(pair, n):
+    _, client, server = pair
+    x = np.random.default_rng(2).uniform(-1, 1, size=(n, 1, 5, 5))
+    got = client.decrypt_batch(server.answer(client.encrypt_batch(x)), n)
+    want = network().run(x)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 2.0**-11
+
+
+def test_a_plan_says_what_a_batch_costs(pair):
+    plan, _, _ = pair
+    said = plan.describe()
+    assert "0 rotations" in said
+    assert "records a second" in said
+    assert plan.records == 4096
+    assert plan.upload_bytes == 25 * plan.parameters.ciphertext_bytes
+    assert plan.key_bytes < 10e6
+
+
+def test_bad_batches_are_refused_before_the_first_message(pair):
+    plan, client, _ = pair
+    with pytest.raises(InputError, match="25 numbers"):
+        client.encrypt_batch(np.zeros((2, 24)))
+    with pytest.raises(InputError, match="4096 records"):
+        client.encrypt_batch(np.zeros((4097, 25)))
+    with pytest.raises(InputError, match="finite"):
+        client.encrypt_batch(np.full((1, 25), np.nan))
+    with pytest.raises(InputError, match="at most 1"):
+        client.encrypt_batch(np.full((1, 25), 1.1))
+    spent = BatchClient(plan.for_client(), most_queries=1)
+    list(spent.encrypt_batch(np.zeros((1, 25))))
+    with pytest.raises(BudgetExhaustedError, match="most_queries"):
+        spent.encrypt_batch(np.zeros((1, 25)))
+
+
+def test_hostile_messages_are_told_apart(pair):
+    plan, client, server = pair
+    good = list(client.encrypt_batch(np.zeros((1, 25))))
+    stranger = BatchClient(plan.for_client())
+    for messages, error in [
+        (good[:-1], DataError),
+        ([*good, good[0]], DataError),
+        ([good[0][:-1], *good[1:]], DataError),
+        (list(stranger.encrypt_batch(np.zeros((1, 25)))), AuthenticationError),
+        ([good[0][:6] + bytes(16) + good[0][22:], *good[1:]], BundleError),
+    ]:
+        with pytest.raises(error):
+            list(server.answer(messages))
+    replies = list(server.answer(good))
+    with pytest.raises(DataError):
+        list(server.answer([replies[0].replace(b"\x02", b"\x01", 1), *good[1:]]))
+    with pytest.raises(EvidenceError, match="Expected 2 replies"):
+        client.decrypt_batch(replies[:1], 1)
+    with pytest.raises(EvidenceError, match="other keys"):
+        stranger.decrypt_batch(replies, 1)
+    other = replace(plan, bound=2.0)
+    with pytest.raises(BundleError):
+        BatchServer(other, client.public_keys)
+
+
+def test_replies_are_fresh_each_time(pair):
+    _, client, server = pair
+    good = list(client.encrypt_batch(np.zeros((1, 25))))
+    assert list(server.answer(good)) != list(server.answer(good))
