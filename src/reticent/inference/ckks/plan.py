@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -68,7 +69,7 @@ class Plan:
         """Every rotation that keys are needed for."""
         return tuple(sorted(set().union(*(layer.steps for layer in self.layers))))
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """16 bytes that client and server must agree on: ring, layout, rotations, bound."""
         parts = hashlib.sha256()
