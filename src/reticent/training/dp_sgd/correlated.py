@@ -10,8 +10,8 @@ Kalinin and Lampert 2024; training by Kairouz et al. 2021, Choquette-Choo et al.
 
 A record takes part once per pass, at steps that are at least `band` apart. Its columns of C then
 don't overlap, so the sensitivity is sqrt(passes) times a column's norm. Neighbours replace one
-record by nothing and leave the others in their places ("zero-out", Kairouz et al. 2021, definition 2.2): in
-ordered data, taking a record out would move all later ones.
+record by nothing and leave the others in their places ("zero-out", Kairouz et al. 2021, definition
+2.2): in ordered data, taking a record out would move all later ones.
 """
 
 from __future__ import annotations
