@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from reticent.data.task import Kind
 from reticent.errors import ConfigError, GateError, UnsupportedError
+from reticent.inference.ckks.activations import replaced
+from reticent.inference.ckks.graph_import import to_program
 from reticent.inference.ckks.plan import Goal
 from reticent.inference.ckks.polynomialise import polynomialise
+from reticent.inference.ckks.program import Polynomial
 from reticent.inference.sealed.files import Layout, laid_out
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.halves import Halves
@@ -88,7 +91,13 @@ def _epochs(n: int) -> int:
     return min(200, max(30, 60_000 // n))
 
 
-def too_deep(halves: Halves) -> bool:
-    """Whether the head needs more products in a row than a sealed split should ask for."""
-    release = halves.release
-    return isinstance(release, Sealed) and release.plan.parameters.levels > MOST_LEVELS
+def depth(problem: Problem) -> int:
+    """How many products in a row the head behind the cut needs: one per matrix, one per square.
+
+    Seen before anything is fitted. Raises `UnsupportedError` for layers without a polynomial.
+    """
+    encoder, head = problem.halves()
+    features = forward(encoder.eval(), torch.from_numpy(problem.train.x[:8]))
+    program = to_program(replaced(head.eval(), features, degree=2), features[:1])
+    activations = sum(isinstance(step.operation, Polynomial) for step in program.steps)
+    return 2 * activations + 1

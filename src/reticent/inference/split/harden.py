@@ -26,7 +26,7 @@ from reticent.guarantee import (
     Pillar,
 )
 from reticent.inference.ckks.parameters import ASSUMPTION
-from reticent.inference.sealed.method import MOST_LEVELS, REFUSALS, too_deep
+from reticent.inference.sealed.method import MOST_LEVELS, REFUSALS, depth
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.certificate import Certificate
 from reticent.inference.split.certificate import certify as average_case
@@ -179,17 +179,19 @@ def _earliest_sealed(problem: Problem) -> Hardened:
     """The earliest cut whose head a small ring holds: of what the server has, most stays there."""
     refused: list[str] = []
     for point in candidate_cuts(problem.model, problem.train):
+        here = replace(problem, cut=point.name)
         try:
-            made = _at(replace(problem, cut=point.name), "sealed")
+            if (products := depth(here)) > MOST_LEVELS:
+                refused.append(f"{point.name}: {products} products in a row")
+                continue
+            made = _at(here, "sealed")
         except REFUSALS as error:
             refused.append(f"{point.name}: {str(error).splitlines()[0]}")
             continue
-        if not too_deep(made.halves):
-            reason = f"the earliest whose head needs at most {MOST_LEVELS} products in a row"
-            share = made.costs.client_flops_share
-            choice = f"cut {made.cut}: {reason}; client share {share:.2f}"
-            return replace(made, choices=(*made.choices, choice))
-        refused.append(f"{point.name}: more than {MOST_LEVELS} products in a row")
+        reason = f"the earliest whose head needs at most {MOST_LEVELS} products in a row"
+        share = made.costs.client_flops_share
+        choice = f"cut {made.cut}: {reason}; client share {share:.2f}"
+        return replace(made, choices=(*made.choices, choice))
     raise UnsupportedError(
         "Never with this network: no cut leaves a head that can be sealed. " + "; ".join(refused)
     )
