@@ -362,3 +362,12 @@ def test_the_plan_says_what_each_packing_costs(parties):
     assert len(request) == pytest.approx(made.estimate.upload_bytes, rel=0.001)
     assert len(client.public_keys) == pytest.approx(made.estimate.key_bytes, rel=0.01)
     assert len(server.answer(request)) == pytest.approx(made.estimate.reply_bytes, rel=0.01)
+
+
+def test_networks_whose_weights_fill_the_memory_are_refused_before_they_do():
+    rng = np.random.default_rng(0)
+    wide = [dense(rng, "first", 1024, 1024)]
+    for index in range(5):
+        wide += [quadratic(f"square{index}", 1024, rng), dense(rng, f"dense{index}", 1024, 1024)]
+    with pytest.raises(UnsupportedError, match=r"GB.*sealed split"):
+        plan(chain(*wide, shape=(1024,)), primitives=FLAT)

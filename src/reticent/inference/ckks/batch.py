@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class BatchPlan:
         """Records in a full batch."""
         return self.parameters.slots
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """16 bytes that client and server must agree on."""
         shape = [matrix.weight.shape for matrix in self.lowered.matrices]

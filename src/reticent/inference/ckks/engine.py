@@ -38,6 +38,15 @@ class Engine(Protocol):
     def rescale(self, a: Any) -> Any:
         """Divide by the level's prime, and drop it."""
 
+    def lower(self, a: Any, level: int) -> Any:
+        """The same numbers with `level` products left."""
+
+    def exactly(self, a: Any, scale: float) -> Any:
+        """`a`, whose scale is this but for floating-point rounding, at exactly this scale."""
+
+    def negate(self, a: Any) -> Any:
+        """The numbers with the other sign."""
+
     def rotate(self, a: Any, steps: int) -> Any:
         """Slot s of the result is slot s + `steps` of `a`."""
 
@@ -116,6 +125,21 @@ class SealEngine:
     def rescale(self, a: Any) -> Any:
         """See `Engine`."""
         return self._evaluator.rescale_to_next(a)
+
+    def lower(self, a: Any, level: int) -> Any:
+        """See `Engine`."""
+        return self._evaluator.mod_switch_to(a, self._ids[level])
+
+    def exactly(self, a: Any, scale: float) -> Any:
+        """See `Engine`."""
+        if abs(a.scale() / scale - 1) > 1e-9:
+            raise AssertionError(f"a scale of {a.scale()} is not {scale}")
+        a.scale(scale)
+        return a
+
+    def negate(self, a: Any) -> Any:
+        """See `Engine`."""
+        return self._evaluator.negate(a)
 
     def rotate(self, a: Any, steps: int) -> Any:
         """See `Engine`."""

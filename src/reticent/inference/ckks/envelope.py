@@ -33,13 +33,13 @@ class Envelope:
     kind: Kind
     plan: bytes
     keys: bytes
-    content: bytes
+    content: bytes | memoryview
 
     def pack(self) -> bytes:
         """Header and content."""
         checksum, size = zlib.crc32(self.content), len(self.content)
         head = _HEADER.pack(_MAGIC, _VERSION, self.kind, self.plan, self.keys, checksum, size)
-        return head + self.content
+        return b"".join((head, self.content))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,8 @@ def unpack(data: bytes, *, kind: Kind, plan: bytes, most: int) -> Envelope:
     if len(data) < HEADER_BYTES:
         raise DataError(f"Expected an envelope of over {HEADER_BYTES} bytes, got {len(data)}.")
     magic, version, found, owner, keys, checksum, size = _HEADER.unpack_from(data)
-    content = data[HEADER_BYTES:]
+    # A view: requests are megabytes, and are copied once at most, by the library.
+    content = memoryview(data)[HEADER_BYTES:]
     if magic != _MAGIC or version != _VERSION or found != kind:
         raise DataError(
             f"Expected an envelope of kind {kind.name}, version {_VERSION}, got kind={found}, "
@@ -100,7 +101,7 @@ def join(parts: list[bytes]) -> bytes:
     return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
 
 
-def split(content: bytes, *, count: int, most: int) -> list[bytes]:
+def split(content: bytes | memoryview, *, count: int, most: int) -> list[bytes]:
     """The `count` byte strings that `join` joined, each of at most `most` bytes."""
     parts: list[bytes] = []
     at = 0
@@ -110,7 +111,7 @@ def split(content: bytes, *, count: int, most: int) -> list[bytes]:
         (size,) = struct.unpack_from("<Q", content, at)
         if size > most or at + 8 + size > len(content):
             raise DataError(f"Expected a part of at most {most} bytes, got size={size}.")
-        parts.append(content[at + 8 : at + 8 + size])
+        parts.append(bytes(content[at + 8 : at + 8 + size]))
         at += 8 + size
     if at != len(content):
         raise DataError(f"Expected {count} parts, got {len(content) - at} bytes more.")

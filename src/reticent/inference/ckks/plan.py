@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ from reticent.inference.ckks.program import Program
 
 Goal = Literal["latency", "upload"]
 PACKINGS = ("single", "several")
+# Of one client's keys and the weights that are encoded beside them.
+MOST_BYTES = 4_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class Plan:
         """Every rotation that keys are needed for."""
         return tuple(sorted(set().union(*(layer.steps for layer in self.layers))))
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """16 bytes that client and server must agree on: ring, layout, rotations, bound."""
         parts = hashlib.sha256()
@@ -110,11 +113,12 @@ def plan(program: Program, *, goal: Goal = "latency", primitives: Primitives | N
     parameters = smallest(
         lowered.levels, values=widest, layer=lowered.matrices[-1].name or "the last"
     )
+    laid = [(name, _layers(lowered, name, parameters.slots)) for name in PACKINGS]
+    laid = _affordable(laid, parameters)
     costs = primitives or measured(parameters)
-    candidates = []
-    for name in PACKINGS:
-        layers = _layers(lowered, name, parameters.slots)
-        candidates.append((layers, _estimate(name, layers, lowered, parameters, costs)))
+    candidates = [
+        (layers, _estimate(name, layers, lowered, parameters, costs)) for name, layers in laid
+    ]
     if goal not in ("latency", "upload"):
         raise UnsupportedError(
             f"Never here: goal={goal!r}. Choose latency or upload; for batches use plan_batch."
@@ -129,6 +133,32 @@ def plan(program: Program, *, goal: Goal = "latency", primitives: Primitives | N
         estimate=chosen,
         others=tuple(other for _, other in others),
     )
+
+
+def _affordable(
+    laid: list[tuple[str, tuple[Layer, ...]]], parameters: Parameters
+) -> list[tuple[str, tuple[Layer, ...]]]:
+    """The packings whose encoded weights and keys a server can hold.
+
+    Raises `UnsupportedError` with the size of the smallest where none is.
+    """
+    sizes = [_encoded_bytes(layers, parameters) for _, layers in laid]
+    kept = [one for one, size in zip(laid, sizes, strict=True) if size <= MOST_BYTES]
+    if not kept:
+        raise UnsupportedError(
+            f"Never on one machine: the network's encoded weights and keys take "
+            f"{min(sizes) / 1e9:.0f} GB, at most {MOST_BYTES / 1e9:.0f} GB are held. Use narrower "
+            "layers, or encrypt only the head (sealed split)."
+        )
+    return kept
+
+
+def _encoded_bytes(layers: tuple[Layer, ...], parameters: Parameters) -> int:
+    total, level = 0, parameters.levels
+    for layer in layers:
+        total += layer.rotations * len(layer.columns) * parameters.degree * (level + 1) * 8
+        level -= 2
+    return total + parameters.key_bytes(len(set().union(*(layer.steps for layer in layers))))
 
 
 def _layers(lowered: Lowered, name: str, slots: int) -> tuple[Layer, ...]:

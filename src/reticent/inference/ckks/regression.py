@@ -1,0 +1,337 @@
+"""Logistic regression on ciphertexts: the server trains on records that it can't read.
+
+Records are rows of a ciphertext, weights are repeated in each row, and a step of gradient descent
+takes five products in a row, with sigma replaced by its cubic least-squares fit (Kim et al. 2018,
+"Secure logistic regression based on homomorphic encryption"). Then the levels are spent, and the
+client makes the weights fresh: it decrypts them under a uniform mask of the server's, encrypts
+them again, and the server takes the mask off. This honest-client refresh costs a round trip a step
+and keeps the ring small; with it any number of steps is possible.
+
+**Who learns what.** The server: the number of records and features, nothing else (computational,
+128 bits). The client, who owns records and key: the final weights; of those on the way it sees
+sums with uniform numbers in [-2**28, 2**28), a statistical distance of |w / alpha| / 2**29 a slot
+and step. A client that doesn't refresh honestly spoils its own model only. Unaudited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reticent.errors import AuthenticationError, ConfigError, DataError, EvidenceError, InputError
+from reticent.inference.ckks.client import SecretKeys
+from reticent.inference.ckks.engine import (
+    SealEngine,
+    context_of,
+    decoded,
+    galois_keys,
+    seal_library,
+)
+from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.parameters import Parameters
+from reticent.random import SecureRandom
+
+_LEVELS = 5
+_SCALE = 2.0**30
+_MASK_BITS = 28
+_SLACK = 4096
+# sigma(-u) - 1/2 on [-8, 8] by least squares: -_LINEAR u + _CUBIC u^3.
+LIMIT, _LINEAR, _CUBIC = 8.0, 0.15006692, 0.00159107
+_KAPPA = (_CUBIC / _LINEAR) ** 0.5
+
+Array = NDArray[np.float64]
+
+
+def fitted_sigmoid(u: Array) -> Array:
+    """The cubic that stands for sigma(-u) where |u| <= `LIMIT`; beyond it, it is no sigmoid."""
+    return 0.5 - _LINEAR * u + _CUBIC * u**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """What both sides agree on: `features` numbers of each of `records`, and the learning rate.
+
+    A constant is added to each record. Raises `ConfigError` for sizes that no ring holds.
+    """
+
+    features: int
+    records: int
+    learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.features < 2048 and self.records >= 1 and 0 < self.learning_rate <= 100):
+            raise ConfigError(
+                "Expected 1 to 2047 features, records >= 1 and 0 < learning_rate <= 100, got "
+                f"{self}."
+            )
+
+    @property
+    def parameters(self) -> Parameters:
+        """The ring: five products in a row."""
+        return Parameters(degree=16384, levels=_LEVELS, scale_bits=30)
+
+    @property
+    def width(self) -> int:
+        """Slots of one record."""
+        return 1 << self.features.bit_length()
+
+    @property
+    def rows(self) -> int:
+        """Records in one ciphertext."""
+        return self.parameters.slots // self.width
+
+    @property
+    def chunks(self) -> int:
+        """Ciphertexts of records."""
+        return -(-self.records // self.rows)
+
+    @property
+    def alpha(self) -> float:
+        """Weights are held as w / alpha, so that a step needs no product for its rate."""
+        return float(-self.learning_rate / self.records * _LINEAR / _KAPPA)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Every rotation that keys are needed for."""
+        slots, inner = self.parameters.slots, _doublings(1, self.width)
+        return tuple(
+            sorted({*inner, *(slots - step for step in inner), *_doublings(self.width, slots)})
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that client and server must agree on."""
+        record = ["regression", vars(self.parameters), self.features, self.records]
+        text = json.dumps([*record, self.learning_rate])
+        return hashlib.sha256(text.encode()).digest()[:16]
+
+    def step(self, rows: Array, weights: Array) -> Array:
+        """One step on plaintext: signed rows (n, features + 1), weights (features + 1,)."""
+        pull = fitted_sigmoid(rows @ weights)
+        made: Array = weights + self.learning_rate / self.records * rows.T @ pull
+        return made
+
+
+class RegressionClient:
+    """Owns records and key. `most_steps` bounds what one key decrypts."""
+
+    def __init__(self, task: Regression, *, most_steps: int = 10_000) -> None:
+        seal = seal_library()
+        self._task, self._most_steps = task, most_steps
+        self._context = context_of(task.parameters)
+        self._encoder = seal.CKKSEncoder(self._context)
+        self._keys = SecretKeys(self._context)
+        self._decryptor = seal.Decryptor(self._context, self._keys.secret)
+        generator = self._keys.generator
+        public = generator.create_public_key()
+        self._encryptor = seal.Encryptor(self._context, public)
+        self._encryptor.set_secret_key(self._keys.secret)
+        content = join(
+            [
+                bytes(public.to_string()),
+                bytes(generator.create_relin_keys().to_string()),
+                bytes(galois_keys(generator, task.steps).to_string()),
+            ]
+        )
+        self._key_id = hashlib.sha256(content).digest()[:16]
+        self.public_keys = self._wrapped(Kind.KEYS, content)
+        self.decrypted = 0
+
+    def encrypt_records(self, x: Array, y: NDArray[Any]) -> Iterator[bytes]:
+        """Messages of records x (n, features) with labels y (n,) of 0 and 1.
+
+        Raises `InputError` for other shapes, labels, or numbers that are not finite.
+        """
+        task = self._task
+        x = np.asarray(x, dtype=np.float64)
+        if x.shape != (task.records, task.features) or not np.isfinite(x).all():
+            raise InputError(
+                f"Expected finite records ({task.records}, {task.features}), got shape={x.shape}."
+            )
+        if np.shape(y) != (task.records,) or not np.isin(y, (0, 1)).all():
+            raise InputError(f"Expected a label 0 or 1 for each of {task.records} records.")
+        signed = signed_rows(x, y)
+        for at in range(0, task.records, task.rows):
+            table = np.zeros((task.rows, task.width))
+            part = signed[at : at + task.rows]
+            table[: len(part), : task.features + 1] = part
+            yield self._encrypted(table.ravel())
+
+    def start(self) -> bytes:
+        """Fresh weights of zero."""
+        return self._encrypted(np.zeros(self._task.parameters.slots))
+
+    def refresh(self, reply: bytes) -> bytes:
+        """The same masked weights with all their levels again."""
+        return self._encrypted(self._opened(reply))
+
+    def weights(self, reply: bytes) -> Array:
+        """The trained weights (features + 1,), the constant's last."""
+        found = self._opened(reply)[: self._task.features + 1] * self._task.alpha
+        if not np.all(np.abs(found) < 2.0**16):
+            raise EvidenceError(
+                f"The reply decrypts to weights of {np.abs(found).max():.3g}. Training diverged: "
+                "scale the records down, or lower the learning rate."
+            )
+        return found
+
+    def _encrypted(self, values: Array) -> bytes:
+        plain = self._encoder.encode(np.ascontiguousarray(values), _SCALE)
+        made = bytes(self._encryptor.encrypt_symmetric(plain).to_string())
+        return self._wrapped(Kind.REQUEST, join([made]))
+
+    def _opened(self, reply: bytes) -> Array:
+        if self.decrypted >= self._most_steps:
+            raise EvidenceError(f"This key has decrypted most_steps={self._most_steps} replies.")
+        size = self._task.parameters.ciphertext_bytes + _SLACK
+        envelope = unpack(reply, kind=Kind.REPLY, plan=self._task.digest, most=size + 8)
+        if envelope.keys != self._key_id:
+            raise EvidenceError("The reply is for other keys than ours. Ask again.")
+        made = seal_library().Ciphertext()
+        try:
+            made.load_bytes(self._context, split(envelope.content, count=1, most=size)[0])
+            values = decoded(self._encoder, self._decryptor.decrypt(made))
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"Expected a ciphertext in the reply: {error}.") from None
+        self.decrypted += 1
+        if not np.all(np.abs(values) < 2.0 ** (_MASK_BITS + 1)):
+            raise EvidenceError("The reply decrypts to no masked weights. Start again.")
+        return values
+
+    def _wrapped(self, kind: Kind, content: bytes) -> bytes:
+        keys = self._key_id
+        return Envelope(kind=kind, plan=self._task.digest, keys=keys, content=content).pack()
+
+
+class RegressionServer:
+    """Trains with public keys only."""
+
+    def __init__(self, task: Regression, keys: bytes) -> None:
+        self._task, self._random = task, SecureRandom()
+        context = context_of(task.parameters)
+        most = task.parameters.key_bytes(len(task.steps)) * 51 // 50 + 3 * _SLACK
+        envelope = unpack(keys, kind=Kind.KEYS, plan=task.digest, most=most)
+        public, relinearise, rotations = split(envelope.content, count=3, most=most)
+        self._key_id = envelope.keys
+        try:
+            self._engine = SealEngine(
+                context,
+                public=context.from_public_str(public),
+                relinearise=context.from_relin_str(relinearise),
+                rotations=context.from_galois_str(rotations),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
+        self._records: list[Any] = []
+        self._mask: Array | None = None
+
+    def load(self, messages: Iterable[bytes]) -> None:
+        """Take the encrypted records. Raises `DataError` for another number of messages."""
+        self._records = [self._read(message) for message in messages]
+        if len(self._records) != self._task.chunks:
+            raise DataError(
+                f"Expected {self._task.chunks} messages of records, got {len(self._records)}."
+            )
+
+    def step(self, weights: bytes) -> bytes:
+        """One step from fresh weights; the reply holds masked ones, for the client to refresh."""
+        if not self._records:
+            raise DataError("Expected the records before the first step.")
+        engine, task = self._engine, self._task
+        fresh = self._unmasked(weights)
+        total = None
+        for records in self._records:
+            part = self._pulled(records, fresh)
+            total = part if total is None else engine.add(total, part)
+        for turn in _doublings(task.width, task.parameters.slots):
+            total = engine.add(total, engine.rotate(total, turn))
+        made = engine.add(engine.exactly(total, _SCALE), engine.lower(fresh, 0))
+        noise = self._random.uniform((task.parameters.slots,)) * 2.0 ** (_MASK_BITS + 1)
+        self._mask = noise - 2.0**_MASK_BITS
+        plain = engine.encode(self._mask, scale=engine.scale(made), level=0)
+        return self._reply(engine.add_plain(made, plain))
+
+    def finish(self, weights: bytes) -> bytes:
+        """The weights without a mask, for the client who owns them."""
+        made = self._engine.lower(self._unmasked(weights), 0)
+        self._mask = None
+        return self._reply(made)
+
+    def _pulled(self, records: Any, weights: Any) -> Any:
+        """Each record times how much it is still misjudged: the summands of the gradient."""
+        engine, task = self._engine, self._task
+        scores = engine.rescale(engine.multiply(records, weights))
+        for turn in _doublings(1, task.width):
+            scores = engine.add(scores, engine.rotate(scores, turn))
+        # The sum stands in a row's first slot; the others hold sums across rows.
+        first = np.zeros((task.rows, task.width))
+        first[:, 0] = _KAPPA * task.alpha
+        plain = engine.encode(first.ravel(), scale=self._first_scale(scores), level=_LEVELS - 1)
+        z = engine.rescale(engine.multiply_plain(scores, plain))
+        for turn in _doublings(1, task.width):
+            z = engine.add(z, engine.rotate(z, task.parameters.slots - turn))
+        square = engine.rescale(engine.multiply(z, z))
+        rest = engine.add_plain(engine.negate(square), self._constant(1.0, square))
+        cubic = engine.rescale(engine.multiply(engine.lower(z, engine.level(rest)), rest))
+        pull = engine.add_plain(cubic, self._constant(-0.5 * _KAPPA / _LINEAR, cubic))
+        return engine.rescale(engine.multiply(engine.lower(records, engine.level(pull)), pull))
+
+    def _first_scale(self, scores: Any) -> float:
+        """The scale that lets the last product come out at exactly `_SCALE`."""
+        engine = self._engine
+        one, two, three = (engine.prime(level) for level in (1, 2, 3))
+        wanted = (float(one) * two * three) ** (1 / 3)
+        made: float = wanted * engine.prime(_LEVELS - 1) / engine.scale(scores)
+        return made
+
+    def _constant(self, value: float, like: Any) -> Any:
+        numbers = np.full(self._task.parameters.slots, value)
+        engine = self._engine
+        return engine.encode(numbers, scale=engine.scale(like), level=engine.level(like))
+
+    def _unmasked(self, weights: bytes) -> Any:
+        made = self._read(weights)
+        if self._mask is None:
+            return made
+        plain = self._engine.encode(-self._mask, scale=_SCALE, level=_LEVELS)
+        return self._engine.add_plain(made, plain)
+
+    def _read(self, message: bytes) -> Any:
+        size = self._task.parameters.ciphertext_bytes + _SLACK
+        envelope = unpack(message, kind=Kind.REQUEST, plan=self._task.digest, most=size + 8)
+        if envelope.keys != self._key_id:
+            raise AuthenticationError(
+                f"Expected messages under keys {self._key_id.hex()[:12]}, got "
+                f"{envelope.keys.hex()[:12]}."
+            )
+        made = self._engine.load(split(envelope.content, count=1, most=size)[0])
+        if self._engine.level(made) != _LEVELS or self._engine.scale(made) != _SCALE:
+            raise DataError("Expected a fresh ciphertext of the client's, got a spent one.")
+        return made
+
+    def _reply(self, made: Any) -> bytes:
+        content = join([self._engine.save(self._engine.rerandomise(made))])
+        return Envelope(
+            kind=Kind.REPLY, plan=self._task.digest, keys=self._key_id, content=content
+        ).pack()
+
+
+def signed_rows(x: Array, y: NDArray[Any]) -> Array:
+    """Rows (n, features + 1): a constant added, the sign turned where the label is 0."""
+    signs = np.where(np.asarray(y) == 1, 1.0, -1.0)[:, None]
+    made: Array = np.hstack([x, np.ones((len(x), 1))]) * signs
+    return made
+
+
+def _doublings(start: int, stop: int) -> tuple[int, ...]:
+    steps = []
+    while start < stop:
+        steps.append(start)
+        start *= 2
+    return tuple(steps)

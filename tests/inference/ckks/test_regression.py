@@ -1,0 +1,168 @@
+"""Training on ciphertexts: the same weights as on plaintext, and nobody sees more than stated."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+
+from reticent.errors import (
+    AuthenticationError,
+    BundleError,
+    ConfigError,
+    DataError,
+    EvidenceError,
+    InputError,
+)
+from reticent.inference.ckks.regression import (
+    LIMIT,
+    Regression,
+    RegressionClient,
+    RegressionServer,
+    fitted_sigmoid,
+    signed_rows,
+)
+
+TASK = Regression(features=5, records=1100, learning_rate=2.0)  # two ciphertexts
+
+
+def records() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(TASK.records, TASK.features)) / 2
+    slope = np.array([2.0, -1.5, 0.5, 0.0, -2.0])
+    return x, (x @ slope + rng.normal(size=len(x)) / 4 > 0).astype(int)
+
+
+@pytest.fixture(scope="module")
+def client() -> RegressionClient:
+    return RegressionClient(TASK)
+
+
+@pytest.fixture(scope="module")
+def server(client: RegressionClient) -> RegressionServer:
+    made = RegressionServer(TASK, client.public_keys)
+    made.load(client.encrypt_records(*records()))
+    return made
+
+
+def test_the_cubic_is_the_best_of_its_kind_within_its_limit() -> None:
+    u = np.linspace(-LIMIT, LIMIT, 2001)
+    true = 1 / (1 + np.exp(u))
+    best, *_ = np.linalg.lstsq(np.stack([u, u**3], axis=1), true - 0.5, rcond=None)
+    assert np.abs(fitted_sigmoid(u) - (0.5 + best[0] * u + best[1] * u**3)).max() < 1e-4
+    assert np.abs(fitted_sigmoid(u) - true).max() < 0.15
+
+
+def test_steps_on_ciphertexts_are_steps_on_plaintext(client, server) -> None:
+    rows, weights, message = signed_rows(*records()), np.zeros(6), client.start()
+    for _ in range(4):
+        message = client.refresh(server.step(message))
+        weights = TASK.step(rows, weights)
+    found = client.weights(server.finish(message))
+    assert np.abs(found - weights).max() < 2e-3 * np.abs(weights).max()
+    assert ((rows @ found) > 0).mean() > 0.9
+
+
+def test_what_the_client_refreshes_is_masked(client, server) -> None:
+    """Weights of a few hundred vanish in masks of 2**28; without the mask they stand there."""
+    start = client.start()
+    seen = [client._opened(server.step(start)) for _ in range(2) if not _forget(server)]
+    for values in seen:
+        assert 2.0**26 < np.abs(values).mean() < 2.0**28
+        assert abs(np.corrcoef(values[:4096], values[4096:])[0, 1]) < 0.1
+    assert np.abs(seen[0] - seen[1]).mean() > 2.0**26
+    _forget(server)
+    bare = client._opened(server.finish(start))
+    assert np.abs(bare).max() < 1.0
+
+
+def _forget(server: RegressionServer) -> None:
+    server._mask = None
+
+
+def test_messages_are_of_one_size_whatever_is_in_them(client) -> None:
+    x, y = records()
+    sizes = {
+        len(message)
+        for rows, labels in ((x, y), (np.zeros_like(x), 1 - y))
+        for message in client.encrypt_records(rows, labels)
+    }
+    assert len(sizes) == 1
+    assert len(client.start()) in sizes
+
+
+def test_bad_records_and_foreign_messages_are_refused(client, server) -> None:
+    x, y = records()
+    for rows, labels in ((x[:-1], y), (x, y[:-1]), (x * np.nan, y), (x, y + 1)):
+        with pytest.raises(InputError):
+            list(client.encrypt_records(rows, labels))
+    stranger = RegressionClient(Regression(features=5, records=1100, learning_rate=1.0))
+    with pytest.raises(BundleError):
+        server.step(stranger.start())
+    with pytest.raises(DataError):
+        RegressionServer(TASK, client.public_keys).step(client.start())
+    with pytest.raises(DataError, match="2 messages"):
+        RegressionServer(TASK, client.public_keys).load([])
+    with pytest.raises(DataError):
+        server.step(client.start()[:-1])
+    other = RegressionClient(TASK)
+    with pytest.raises(AuthenticationError):
+        server.step(other.start())
+    _forget(server)
+    with pytest.raises(EvidenceError, match="other keys"):
+        other.refresh(server.finish(client.start()))
+    with pytest.raises(ConfigError, match="features"):
+        Regression(features=0, records=10)
+
+
+def _serve(pipe: Connection, task: Regression) -> None:
+    """The provider's process: it is sent bytes and sends bytes."""
+    server = RegressionServer(task, pipe.recv_bytes())
+    server.load(pipe.recv_bytes() for _ in range(task.chunks))
+    while True:
+        kind, message = pipe.recv_bytes(), pipe.recv_bytes()
+        if kind == b"finish":
+            pipe.send_bytes(server.finish(message))
+            return
+        pipe.send_bytes(server.step(message))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_well_as_scikit_learn() -> None:
+    data = load_breast_cancer()
+    order = np.random.default_rng(0).permutation(len(data.data))
+    train, test = order[:455], order[455:]
+    mean, spread = data.data[train].mean(axis=0), data.data[train].std(axis=0)
+    x = np.clip((data.data - mean) / spread, -2.5, 2.5) / np.sqrt(30)
+    task = Regression(features=30, records=455, learning_rate=2.0)
+    ours, theirs = multiprocessing.Pipe()
+    provider = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, task))
+    provider.start()
+    try:
+        client = RegressionClient(task)
+        ours.send_bytes(client.public_keys)
+        for message in client.encrypt_records(x[train], data.target[train]):
+            ours.send_bytes(message)
+        message = client.start()
+        for _ in range(15):
+            ours.send_bytes(b"step")
+            ours.send_bytes(message)
+            message = client.refresh(ours.recv_bytes())
+        ours.send_bytes(b"finish")
+        ours.send_bytes(message)
+        weights = client.weights(ours.recv_bytes())
+    finally:
+        provider.join(timeout=5)
+        provider.kill()
+    right = ((x[test] @ weights[:-1] + weights[-1] > 0) == data.target[test]).mean()
+    rival = LogisticRegression(max_iter=1000).fit(x[train], data.target[train])
+    assert right >= rival.score(x[test], data.target[test]) - 0.03
+    rows, plain = signed_rows(x[train], data.target[train]), np.zeros(31)
+    for _ in range(15):
+        plain = task.step(rows, plain)
+    assert np.abs(weights - plain).max() < 0.01 * np.abs(plain).max()
+    assert np.abs(rows @ plain).max() < LIMIT  # where the cubic is a sigmoid
