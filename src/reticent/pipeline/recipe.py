@@ -428,11 +428,11 @@ def _check_training(recipe: Recipe) -> None:
         expected = '1 with [task] unit = "record"'
         remedy = 'Remove it, or set [task] unit = "user".'
         _refuse("train", "private", private.records_per_user, expected, remedy)
-    if recipe.inference.channel != "plain":
-        expected = '"plain" with [train.private]'
+    if recipe.inference.channel not in ("plain", "ckks"):
+        expected = '"plain" or "ckks" with [train.private]'
         remedy = (
-            "Hardening and sealing read the training records again, without privacy: the claim "
-            'would be void. Set [inference] channel = "plain".'
+            "Hardening reads the training records again, without privacy: the claim would be "
+            'void. Set [inference] channel = "plain", or "ckks" for a linear network.'
         )
         _refuse("inference", "channel", recipe.inference.channel, expected, remedy)
 

@@ -40,7 +40,8 @@ _TWIN_STEPS = 2000
 
 _VOID = (
     "Never: {method} reads the training records again, without privacy, so the model's claim of "
-    'differential privacy would be void. Serve it as it is: [inference] channel = "plain".'
+    'differential privacy would be void. Serve it as it is: [inference] channel = "plain", or '
+    '"ckks" where it is linear.'
 )
 
 
@@ -77,9 +78,12 @@ class Stage:
             raise UnsupportedError(_VOID.format(method=changes["method"]))
         if inference.channel == "plain" and "method" not in changes:
             return plain(self.model, self.records("train").x[:1], self.answers, self.guarantees)
-        if self.guarantees:
+        if self.guarantees and inference.channel != "ckks":
             raise UnsupportedError(_VOID.format(method=inference.method))
         options = dict(inference.options)
+        if self.guarantees:
+            # Standardised by public constants, the inputs' range is [-1, 1]: no record is read.
+            options["bound"] = 1.0
         settings: dict[str, Any] = {
             "method": inference.method or "adapter_code",
             "cut": cut_name(self, inference.cut),
@@ -93,7 +97,7 @@ class Stage:
             "seed": recipe.seed,
             "options": options,
         }
-        return harden(
+        made = harden(
             self.model,
             train=self.records("train"),
             validation=self.records("validation"),
@@ -101,6 +105,7 @@ class Stage:
             certify=self.records("certify") if len(self.partition.certify) else None,
             **{**settings, **changes},
         )
+        return replace(made, guarantees=(*made.guarantees, *self.guarantees))
 
     def protected(self, hardened: Hardened, *, seed: int = 0) -> ServerView:
         """What the server sees of the hardened deployment."""

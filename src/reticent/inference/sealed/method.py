@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import cast, get_args
 
 import numpy as np
@@ -14,14 +15,14 @@ from reticent.inference.ckks.activations import replaced
 from reticent.inference.ckks.graph_import import to_program
 from reticent.inference.ckks.plan import Goal
 from reticent.inference.ckks.polynomialise import polynomialise
-from reticent.inference.ckks.program import Polynomial
+from reticent.inference.ckks.program import Polynomial, Program
 from reticent.inference.sealed.files import Layout, laid_out
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.halves import Halves
 from reticent.inference.split.problem import Problem
 from reticent.training.plain import forward
 
-OPTIONS = ("tolerance", "epochs", "degree", "goal")
+OPTIONS = ("tolerance", "epochs", "degree", "goal", "bound")
 # Deeper heads need larger rings than a client cares to send.
 MOST_LEVELS = 4
 # How `sealed` says that a cut can't be sealed.
@@ -53,6 +54,7 @@ def sealed(problem: Problem) -> Halves:
     Options: `tolerance` (accuracy that the polynomials may cost on the validation part, 0.01),
     `epochs` of their distillation (30, more on
     small sets), `degree` (2), `goal` of the layout ("latency").
+    With `bound`, the features' public range, no record is read; the head must be linear then.
     Raises `GateError` with a table beyond the tolerance, `UnsupportedError` for a head that no
     ring holds and for tasks that aren't classification.
     """
@@ -66,6 +68,31 @@ def sealed(problem: Problem) -> Halves:
         raise ConfigError(f"Expected goal among {get_args(Goal)}, got goal={goal!r}.")
     encoder, head = problem.halves()
     encoder = nn.Sequential(encoder, nn.Flatten()).eval().requires_grad_(False)
+    bound = problem.options.get("bound")
+    program = _fitted(problem, encoder, head) if bound is None else _unfitted(problem, float(bound))
+    layout = laid_out(program, goal=cast(Goal, goal))
+    return Halves(
+        encoder=encoder,
+        release=Sealed(plan=layout.plan.for_client()),
+        head=SealedHead(layout).eval(),
+        answers=problem.answers,
+    )
+
+
+def _unfitted(problem: Problem, bound: float) -> Program:
+    if depth(problem) > 1:
+        raise UnsupportedError(
+            "Never without records: polynomials are fitted on what reaches the activations. Seal a "
+            "linear network, such as [model] options = { widths = [] }."
+        )
+    _, head = problem.halves()
+    sample = torch.zeros(1, *problem.feature_shape())
+    return dataclasses.replace(
+        to_program(replaced(head.eval(), sample, degree=2), sample), bound=bound
+    )
+
+
+def _fitted(problem: Problem, encoder: nn.Module, head: nn.Module) -> Program:
     shape = problem.feature_shape()
     made = polynomialise(
         head.eval(),
@@ -77,13 +104,7 @@ def sealed(problem: Problem) -> Halves:
         epochs=int(problem.options.get("epochs", _epochs(len(problem.train.x)))),
         seed=problem.seed,
     )
-    layout = laid_out(made.program, goal=cast(Goal, goal))
-    return Halves(
-        encoder=encoder,
-        release=Sealed(plan=layout.plan.for_client()),
-        head=SealedHead(layout).eval(),
-        answers=problem.answers,
-    )
+    return made.program
 
 
 def _epochs(n: int) -> int:
@@ -96,8 +117,8 @@ def depth(problem: Problem) -> int:
 
     Seen before anything is fitted. Raises `UnsupportedError` for layers without a polynomial.
     """
-    encoder, head = problem.halves()
-    features = forward(encoder.eval(), torch.from_numpy(problem.train.x[:8]))
-    program = to_program(replaced(head.eval(), features, degree=2), features[:1])
+    _, head = problem.halves()
+    features = torch.zeros(1, *problem.feature_shape())
+    program = to_program(replaced(head.eval(), features, degree=2), features)
     activations = sum(isinstance(step.operation, Polynomial) for step in program.steps)
     return 2 * activations + 1
