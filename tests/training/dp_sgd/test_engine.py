@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from reticent.errors import ConfigError, DataError, UnsupportedError
 from reticent.training.dp_sgd.engine import Engine
+from reticent.training.dp_sgd.tuning import Tuner
 
 
 @pytest.fixture(autouse=True)
@@ -336,3 +337,35 @@ def test_outside_a_recording_and_after_detaching_nothing_has_changed() -> None:
         Engine(network)
     engine.detach()
     assert all("forward" not in module.__dict__ for module in network.modules())
+
+
+def test_a_layer_used_twice_is_tuned_once() -> None:
+    class Watched(Tuner):
+        """Notes whether each choice was made before."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.known: list[bool] = []
+
+        def choose(self, key: str, names: tuple[str, ...], trial: Callable[[str], None]) -> str:
+            self.known.append(key in self.choices)
+            return super().choose(key, names, trial)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(torch.tanh(self.layer(x)))
+
+    network, tuner = Twice(), Watched()
+    engine = Engine(network, tuner=tuner)
+    x = torch.randn(8, 6)
+    for _ in range(2):
+        tuner.known.clear()
+        with engine.recording(len(x)):
+            batch = engine.backward(network(x).square().sum(1))
+        batch.squared_norms(engine.groups())
+    assert tuner.known
+    assert all(tuner.known)

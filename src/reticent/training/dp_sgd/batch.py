@@ -54,7 +54,7 @@ class Batch:
         for parts in self._terms.values():
             for part, terms in parts.items():
                 if len(terms) > 1:
-                    parts[part] = join(terms)
+                    parts[part] = join(terms, self.tuner)
 
     def squared_norms(self, groups: Sequence[Sequence[nn.Parameter]]) -> Tensor:
         """Squared norms of each example's gradient in each group, shape (groups, B).

@@ -333,7 +333,7 @@ def squared_norms(terms: list[Term], memo: Memo) -> Tensor:
     return found
 
 
-def join(terms: list[Term]) -> list[Term]:
+def join(terms: list[Term], tuner: Tuner) -> list[Term]:
     """The same sum in fewer terms: uses of one kind become one longer sequence."""
     sequences = [term for term in terms if isinstance(term, Outer | Sequence)]
     lookups = [term for term in terms if isinstance(term, Lookup)]
@@ -341,7 +341,7 @@ def join(terms: list[Term]) -> list[Term]:
     if len(rest) > 1:
         rest = [Direct(torch.stack([term.per_example() for term in rest]).sum(0))]
     if len(sequences) > 1:
-        rest.append(_concatenate(sequences))
+        rest.append(_concatenate(sequences, tuner))
     else:
         rest.extend(sequences)
     if len(lookups) > 1:
@@ -353,8 +353,7 @@ def join(terms: list[Term]) -> list[Term]:
     return rest
 
 
-def _concatenate(terms: list[Outer | Sequence]) -> Sequence:
-    tuner = next((term.tuner for term in terms if isinstance(term, Sequence)), Tuner())
+def _concatenate(terms: list[Outer | Sequence], tuner: Tuner) -> Sequence:
     inputs = [t.inputs.view(len(t.inputs), -1, t.inputs.shape[-1]) for t in terms]
     outputs = [t.outputs.reshape(len(t.outputs), -1, t.outputs.shape[-1]) for t in terms]
     return Sequence(torch.cat(inputs, 1), torch.cat(outputs, 1), tuner)
