@@ -17,8 +17,8 @@ from reticent.errors import (
     UnsupportedError,
 )
 from reticent.inference.ckks.batch import BatchClient, BatchServer, plan_batch
-from reticent.inference.ckks.client import SecretKeys
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
+from reticent.inference.ckks.keys import SecretKeys
 from reticent.inference.ckks.parameters import Parameters
 from reticent.inference.ckks.program import Convolution, Linear, Polynomial, Program, Step
 from reticent.inference.ckks.residues import Shape, combine

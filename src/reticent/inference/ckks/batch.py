@@ -28,13 +28,8 @@ from reticent.errors import (
     InputError,
 )
 from reticent.inference.ckks.client import EncryptedClient
-from reticent.inference.ckks.engine import (
-    SealEngine,
-    context_of,
-    decoded,
-    seal_library,
-)
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.keys import SLACK, load_keys
 from reticent.inference.ckks.lowering import Lowered, lower
 from reticent.inference.ckks.parameters import Parameters, smallest
 from reticent.inference.ckks.plan import ClientPlan
@@ -42,7 +37,6 @@ from reticent.inference.ckks.primitives import Primitives, measured
 from reticent.inference.ckks.program import Program
 from reticent.inference.ckks.residues import LIMB, Residues, Shape, combine, passes_of
 
-_SLACK = 4096
 _TARGET = 2.0**30
 
 
@@ -146,17 +140,11 @@ class BatchClient(EncryptedClient):
     def _column(self, column: NDArray[np.float64]) -> bytes:
         values = np.zeros(self._plan.parameters.slots)
         values[: len(column)] = column
-        plain = self._encoder.encode(values, 2.0**self._plan.parameters.scale_bits)
-        return Envelope(
-            kind=Kind.REQUEST,
-            plan=self._plan.digest,
-            keys=self._key_id,
-            content=join([bytes(self._encryptor.encrypt_symmetric(plain).to_string())]),
-        ).pack()
+        return self._keys.request([values], scale=2.0**self._plan.parameters.scale_bits)
 
     def decrypt_batch(self, replies: Iterable[bytes], n: int) -> NDArray[np.float64]:
         """Answers (n, outputs), rounded. Raises `EvidenceError` where they can't be any."""
-        columns = [self._opened(reply)[:n] for reply in replies]
+        columns = [self._keys.opened(reply)[:n] for reply in replies]
         if len(columns) != len(self._plan.outputs):
             raise EvidenceError(
                 f"Expected {len(self._plan.outputs)} replies, got {len(columns)}. Ask again."
@@ -170,38 +158,13 @@ class BatchClient(EncryptedClient):
         rounded: NDArray[np.float64] = np.round(answer / step) * step
         return rounded
 
-    def _opened(self, reply: bytes) -> NDArray[np.float64]:
-        size = self._plan.parameters.ciphertext_bytes + _SLACK
-        envelope = unpack(reply, kind=Kind.REPLY, plan=self._plan.digest, most=size + 8)
-        if envelope.keys != self._key_id:
-            raise EvidenceError("The reply is for other keys than ours. Ask again.")
-        made = seal_library().Ciphertext()
-        try:
-            made.load_bytes(self._context, split(envelope.content, count=1, most=size)[0])
-            return decoded(self._encoder, self._decryptor.decrypt(made))
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"Expected a ciphertext in the reply: {error}.") from None
-
 
 class BatchServer:
     """Answers encrypted batches of one client, whose public keys it was given."""
 
     def __init__(self, plan: BatchPlan, keys: bytes) -> None:
         self._plan = plan
-        context = context_of(plan.parameters)
-        most = plan.parameters.key_bytes(1) * 51 // 50 + 3 * _SLACK
-        envelope = unpack(keys, kind=Kind.KEYS, plan=plan.digest, most=most)
-        public, relinearise, rotations = split(envelope.content, count=3, most=most)
-        self._key_id = envelope.keys
-        try:
-            self._engine = SealEngine(
-                context,
-                public=context.from_public_str(public),
-                relinearise=context.from_relin_str(relinearise),
-                rotations=context.from_galois_str(rotations),
-            )
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
+        self._key_id, self._engine = load_keys(plan.parameters, keys, plan=plan.digest, rotations=1)
 
     def answer(self, requests: Iterable[bytes]) -> Iterator[bytes]:
         """One reply per output. Raises `DataError`, `BundleError`, `AuthenticationError`."""
@@ -224,7 +187,7 @@ class BatchServer:
 
     def _read(self, requests: Iterable[bytes]) -> list[Any]:
         parameters = self._plan.parameters
-        size = parameters.ciphertext_bytes + _SLACK
+        size = parameters.ciphertext_bytes + SLACK
         wanted = self._plan.lowered.matrices[0].weight.shape[1]
         values: list[Any] = []
         for request in requests:

@@ -25,22 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reticent.errors import AuthenticationError, ConfigError, DataError, EvidenceError, InputError
-from reticent.inference.ckks.client import SecretKeys
-from reticent.inference.ckks.engine import (
-    SealEngine,
-    context_of,
-    decoded,
-    galois_keys,
-    seal_library,
-)
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.keys import SLACK, ClientKeys, load_keys
 from reticent.inference.ckks.parameters import Parameters
 from reticent.random import SecureRandom
 
 _LEVELS = 5
 _SCALE = 2.0**30
 _MASK_BITS = 28
-_SLACK = 4096
 # sigma(-u) - 1/2 on [-8, 8] by least squares: -_LINEAR u + _CUBIC u^3.
 LIMIT, _LINEAR, _CUBIC = 8.0, 0.15006692, 0.00159107
 _KAPPA = (_CUBIC / _LINEAR) ** 0.5
@@ -122,25 +114,9 @@ class RegressionClient:
     """Owns records and key. `most_steps` bounds what one key decrypts."""
 
     def __init__(self, task: Regression, *, most_steps: int = 10_000) -> None:
-        seal = seal_library()
         self._task, self._most_steps = task, most_steps
-        self._context = context_of(task.parameters)
-        self._encoder = seal.CKKSEncoder(self._context)
-        self._keys = SecretKeys(self._context)
-        self._decryptor = seal.Decryptor(self._context, self._keys.secret)
-        generator = self._keys.generator
-        public = generator.create_public_key()
-        self._encryptor = seal.Encryptor(self._context, public)
-        self._encryptor.set_secret_key(self._keys.secret)
-        content = join(
-            [
-                bytes(public.to_string()),
-                bytes(generator.create_relin_keys().to_string()),
-                bytes(galois_keys(generator, task.steps).to_string()),
-            ]
-        )
-        self._key_id = hashlib.sha256(content).digest()[:16]
-        self.public_keys = self._wrapped(Kind.KEYS, content)
+        self._keys = ClientKeys(task.parameters, plan=task.digest, steps=task.steps)
+        self.public_keys = self._keys.public
         self.decrypted = 0
 
     def encrypt_records(self, x: Array, y: NDArray[Any]) -> Iterator[bytes]:
@@ -182,31 +158,16 @@ class RegressionClient:
         return found
 
     def _encrypted(self, values: Array) -> bytes:
-        plain = self._encoder.encode(np.ascontiguousarray(values), _SCALE)
-        made = bytes(self._encryptor.encrypt_symmetric(plain).to_string())
-        return self._wrapped(Kind.REQUEST, join([made]))
+        return self._keys.request([values], scale=_SCALE)
 
     def _opened(self, reply: bytes) -> Array:
         if self.decrypted >= self._most_steps:
             raise EvidenceError(f"This key has decrypted most_steps={self._most_steps} replies.")
-        size = self._task.parameters.ciphertext_bytes + _SLACK
-        envelope = unpack(reply, kind=Kind.REPLY, plan=self._task.digest, most=size + 8)
-        if envelope.keys != self._key_id:
-            raise EvidenceError("The reply is for other keys than ours. Ask again.")
-        made = seal_library().Ciphertext()
-        try:
-            made.load_bytes(self._context, split(envelope.content, count=1, most=size)[0])
-            values = decoded(self._encoder, self._decryptor.decrypt(made))
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"Expected a ciphertext in the reply: {error}.") from None
+        values = self._keys.opened(reply)
         self.decrypted += 1
         if not np.all(np.abs(values) < 2.0 ** (_MASK_BITS + 1)):
             raise EvidenceError("The reply decrypts to no masked weights. Start again.")
         return values
-
-    def _wrapped(self, kind: Kind, content: bytes) -> bytes:
-        keys = self._key_id
-        return Envelope(kind=kind, plan=self._task.digest, keys=keys, content=content).pack()
 
 
 class RegressionServer:
@@ -214,20 +175,9 @@ class RegressionServer:
 
     def __init__(self, task: Regression, keys: bytes) -> None:
         self._task, self._random = task, SecureRandom()
-        context = context_of(task.parameters)
-        most = task.parameters.key_bytes(len(task.steps)) * 51 // 50 + 3 * _SLACK
-        envelope = unpack(keys, kind=Kind.KEYS, plan=task.digest, most=most)
-        public, relinearise, rotations = split(envelope.content, count=3, most=most)
-        self._key_id = envelope.keys
-        try:
-            self._engine = SealEngine(
-                context,
-                public=context.from_public_str(public),
-                relinearise=context.from_relin_str(relinearise),
-                rotations=context.from_galois_str(rotations),
-            )
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
+        self._key_id, self._engine = load_keys(
+            task.parameters, keys, plan=task.digest, rotations=len(task.steps)
+        )
         self._records: list[Any] = []
         self._mask: Array | None = None
 
@@ -303,7 +253,7 @@ class RegressionServer:
         return self._engine.add_plain(made, plain)
 
     def _read(self, message: bytes) -> Any:
-        size = self._task.parameters.ciphertext_bytes + _SLACK
+        size = self._task.parameters.ciphertext_bytes + SLACK
         envelope = unpack(message, kind=Kind.REQUEST, plan=self._task.digest, most=size + 8)
         if envelope.keys != self._key_id:
             raise AuthenticationError(

@@ -8,8 +8,9 @@ import numpy as np
 
 from reticent.errors import AuthenticationError, DataError
 from reticent.inference.ckks import packing
-from reticent.inference.ckks.engine import Engine, SealEngine, context_of
+from reticent.inference.ckks.engine import Engine
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.keys import SLACK, load_keys
 from reticent.inference.ckks.lowering import Matrix, Square
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.plan import Plan
@@ -18,7 +19,6 @@ from reticent.random import SecureRandom
 
 # Masks reach to 2**28: with answers at scale 2**30 they stay below half of the lowest prime.
 MASK_BITS = 28
-_SLACK = 4096  # bytes that the library's own headers may add
 
 
 class EncryptedServer:
@@ -32,8 +32,9 @@ class EncryptedServer:
 
     def __init__(self, plan: Plan, keys: bytes) -> None:
         self._plan = plan
-        self._context = context_of(plan.parameters)
-        self._key_id, self._engine = _load_keys(plan, self._context, keys)
+        self._key_id, self._engine = load_keys(
+            plan.parameters, keys, plan=plan.digest, rotations=len(plan.steps)
+        )
         self._layers = [
             _Ready(self._engine, layer, matrix, square, level)
             for layer, matrix, square, level in _with_levels(plan)
@@ -43,7 +44,7 @@ class EncryptedServer:
 
     def answer(self, request: bytes) -> bytes:
         """The encrypted reply. Raises `DataError`, `BundleError`, `AuthenticationError`."""
-        sizes = self._plan.parameters.ciphertext_bytes + _SLACK
+        sizes = self._plan.parameters.ciphertext_bytes + SLACK
         count = len(self._plan.layers[0].columns)
         envelope = unpack(
             request, kind=Kind.REQUEST, plan=self._plan.digest, most=count * (sizes + 8)
@@ -186,19 +187,3 @@ def _with_levels(plan: Plan) -> list[tuple[Layer, Matrix, Square | None, int]]:
 def _spread(values: Values, layer: Layer) -> Values:
     """A value per output, into the slots that hold it."""
     return np.where(layer.outputs >= 0, values[np.maximum(layer.outputs, 0)], 0.0)
-
-
-def _load_keys(plan: Plan, context: Any, keys: bytes) -> tuple[bytes, SealEngine]:
-    most = plan.parameters.key_bytes(max(1, len(plan.steps))) * 51 // 50 + 3 * _SLACK
-    envelope = unpack(keys, kind=Kind.KEYS, plan=plan.digest, most=most)
-    public, relinearise, rotations = split(envelope.content, count=3, most=most)
-    try:
-        engine = SealEngine(
-            context,
-            public=context.from_public_str(public),
-            relinearise=context.from_relin_str(relinearise),
-            rotations=context.from_galois_str(rotations),
-        )
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
-    return envelope.keys, engine

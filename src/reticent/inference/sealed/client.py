@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,13 @@ from reticent.inference.channel import Tensors, TensorSpec, decode_scores
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.graph import Graph
 from reticent.inference.sealed.release import Sealed
-from reticent.inference.split.client import GRAPH_FILE, SPEC_FILE, ClientAudit, Spec
+from reticent.inference.split.client import (
+    GRAPH_FILE,
+    ClientAudit,
+    Spec,
+    encoded,
+    read_spec,
+)
 from reticent.inference.split.odometer import Odometer
 
 _REQUEST_BYTES = 8 << 20
@@ -52,11 +57,7 @@ class SealedClient:
         cls, folder: Path, *, odometer: Odometer | None = None, user: str = "default"
     ) -> SealedClient:
         """The client half in `folder`. Raises `BundleError` when a file is missing or malformed."""
-        try:
-            record = json.loads((folder / SPEC_FILE).read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise BundleError(f"No readable {SPEC_FILE} in {folder.name!r}: {error}") from error
-        spec = Spec.from_json(record)
+        spec = read_spec(folder)
         return cls(spec, Graph(folder / GRAPH_FILE), odometer=odometer, user=user)
 
     @property
@@ -77,17 +78,7 @@ class SealedClient:
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features (n, d) as they are encrypted, clipped to what the network was checked for."""
-        checked = np.asarray(x, dtype=np.float32)
-        if not np.isfinite(checked).all():
-            raise InputError("The input holds NaN or infinity. Drop or impute such values.")
-        made = self.graph(checked)
-        if made.shape != (len(checked), self._release.size) or not np.isfinite(made).all():
-            raise AuditFailedError(
-                f"The encoder returned shape={made.shape} or non-finite values for "
-                f"{len(checked)} inputs, expected {self._release.size} features each. "
-                "Nothing was sent."
-            )
-        return self._release.clipped(made)
+        return self._release.clipped(encoded(self.graph, x, self._release.size))
 
     def encode(self, x: NDArray[np.float32]) -> Tensors:
         """The request for inputs (batch, *shape): one encrypted record each."""

@@ -153,26 +153,12 @@ class SplitClient:
         cls, folder: Path, *, odometer: Odometer | None = None, user: str = "default"
     ) -> SplitClient:
         """The client half in `folder`. Raises `BundleError` when a file is missing or malformed."""
-        try:
-            record = json.loads((folder / SPEC_FILE).read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise BundleError(f"No readable {SPEC_FILE} in {folder.name!r}: {error}") from error
-        spec = Spec.from_json(record)
+        spec = read_spec(folder)
         return cls(spec, Graph(folder / GRAPH_FILE), odometer=odometer, user=user)
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Clean features (n, d), which never leave the client like this."""
-        checked = np.asarray(x, dtype=np.float32)
-        if not np.isfinite(checked).all():
-            raise InputError("The input holds NaN or infinity. Drop or impute such values.")
-        made = self.graph(checked)
-        if made.shape != (len(checked), self.spec.release.size) or not np.isfinite(made).all():
-            raise AuditFailedError(
-                f"The encoder returned shape={made.shape} or non-finite values for "
-                f"{len(checked)} inputs, expected {self.spec.release.size} features each. "
-                "Nothing was sent."
-            )
-        return made
+        return encoded(self.graph, x, self.spec.release.size)
 
     def encode(self, x: NDArray[np.float32]) -> Tensors:
         """The request for inputs (batch, *shape); the odometer is charged first."""
@@ -283,3 +269,29 @@ class SplitClient:
                 f"Label agreement={found.agreement:.3f} is below min_agreement={min_agreement}: "
                 "the encoder may hide other information in wrong labels. Don't use it."
             )
+
+
+def read_spec(folder: Path) -> Spec:
+    """The specification in `folder`. Raises `BundleError` where there is no readable one."""
+    try:
+        record = json.loads((folder / SPEC_FILE).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"No readable {SPEC_FILE} in {folder.name!r}: {error}") from error
+    return Spec.from_json(record)
+
+
+def encoded(graph: Graph, x: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """What the provider's encoder makes of x: (n, `size`) finite features.
+
+    Raises `InputError` for inputs that aren't finite, `AuditFailedError` for features that aren't.
+    """
+    checked = np.asarray(x, dtype=np.float32)
+    if not np.isfinite(checked).all():
+        raise InputError("The input holds NaN or infinity. Drop or impute such values.")
+    made = graph(checked)
+    if made.shape != (len(checked), size) or not np.isfinite(made).all():
+        raise AuditFailedError(
+            f"The encoder returned shape={made.shape} or non-finite values for {len(checked)} "
+            f"inputs, expected {size} features each. Nothing was sent."
+        )
+    return made

@@ -1,0 +1,118 @@
+"""Keys of one client: made here, handed over as bytes, loaded by a server; answers opened."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reticent.errors import DataError, EvidenceError
+from reticent.inference.ckks.engine import (
+    SealEngine,
+    context_of,
+    decoded,
+    galois_keys,
+    seal_library,
+)
+from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.parameters import Parameters
+
+SLACK = 4096  # bytes that the library's own headers may add
+
+
+class SecretKeys:
+    """A key generator and its secret: no text form, no copy, no pickle."""
+
+    def __init__(self, context: Any) -> None:
+        seal = seal_library()
+        self.generator = seal.KeyGenerator(context)
+        self.secret = self.generator.secret_key()
+
+    def __repr__(self) -> str:
+        return "SecretKeys(hidden)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Secret keys are not copied or pickled: they stay in this process.")
+
+
+class ClientKeys:
+    """Fresh keys for one plan: `public` is what the server needs, rotations `steps` among it.
+
+    `plan` is the plan's digest. Keys are named by 16 bytes of the digest of what is public.
+    """
+
+    def __init__(self, parameters: Parameters, *, plan: bytes, steps: tuple[int, ...]) -> None:
+        seal = seal_library()
+        self._parameters, self._plan = parameters, plan
+        self.context = context_of(parameters)
+        self.encoder = seal.CKKSEncoder(self.context)
+        keys = SecretKeys(self.context)
+        self._keys = keys
+        self._decryptor = seal.Decryptor(self.context, keys.secret)
+        public = keys.generator.create_public_key()
+        self._encryptor = seal.Encryptor(self.context, public)
+        self._encryptor.set_secret_key(keys.secret)
+        content = join(
+            [
+                bytes(public.to_string()),
+                bytes(keys.generator.create_relin_keys().to_string()),
+                bytes(galois_keys(keys.generator, steps or (1,)).to_string()),
+            ]
+        )
+        self.id = hashlib.sha256(content).digest()[:16]
+        self.public = self._wrapped(Kind.KEYS, content)
+
+    def __repr__(self) -> str:
+        return f"ClientKeys({self.id.hex()[:12]}, hidden)"
+
+    def request(self, slots: list[NDArray[np.float64]], *, scale: float) -> bytes:
+        """A message of one ciphertext for each array of slots."""
+        parts = []
+        for values in slots:
+            plain = self.encoder.encode(np.ascontiguousarray(values, dtype=np.float64), scale)
+            parts.append(bytes(self._encryptor.encrypt_symmetric(plain).to_string()))
+        return self._wrapped(Kind.REQUEST, join(parts))
+
+    def opened(self, reply: bytes) -> NDArray[np.float64]:
+        """The slots of a reply's one ciphertext, not rounded.
+
+        Raises `DataError`, `BundleError`, and `EvidenceError` for a reply under other keys.
+        """
+        size = self._parameters.ciphertext_bytes + SLACK
+        envelope = unpack(reply, kind=Kind.REPLY, plan=self._plan, most=size + 8)
+        if envelope.keys != self.id:
+            raise EvidenceError("The reply is for other keys than ours. Ask again.")
+        made = seal_library().Ciphertext()
+        try:
+            made.load_bytes(self.context, split(envelope.content, count=1, most=size)[0])
+            return decoded(self.encoder, self._decryptor.decrypt(made))
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"Expected a ciphertext in the reply: {error}.") from None
+
+    def _wrapped(self, kind: Kind, content: bytes) -> bytes:
+        return Envelope(kind=kind, plan=self._plan, keys=self.id, content=content).pack()
+
+
+def load_keys(
+    parameters: Parameters, keys: bytes, *, plan: bytes, rotations: int
+) -> tuple[bytes, SealEngine]:
+    """A client's key id, and the engine that computes with its public keys.
+
+    Raises `DataError` and `BundleError` for bytes that are no keys of this plan.
+    """
+    context = context_of(parameters)
+    most = parameters.key_bytes(max(1, rotations)) * 51 // 50 + 3 * SLACK
+    envelope = unpack(keys, kind=Kind.KEYS, plan=plan, most=most)
+    public, relinearise, turning = split(envelope.content, count=3, most=most)
+    try:
+        engine = SealEngine(
+            context,
+            public=context.from_public_str(public),
+            relinearise=context.from_relin_str(relinearise),
+            rotations=context.from_galois_str(turning),
+        )
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
+    return envelope.keys, engine
