@@ -278,6 +278,7 @@ def test_a_private_linear_model_answers_ciphertexts_and_keeps_every_claim(
     record = recipe_of(data, ledger="none").to_dict()
     record |= {"inference": {"channel": "ckks", "options": {"goal": "upload"}}, "scenario": {}}
     made = run(Recipe.from_dict(record), tmp_path / "both", report=lambda text: None, attacks=False)
+    assert any("no ledger" in notice for notice in made.scorecard.notices)
     claimed = {claim.pillar for claim in made.scorecard.guarantees}
     assert claimed == {Pillar.TRAINING_DATA, Pillar.INPUT, Pillar.OUTPUT}
     client, server = local_pair(made.bundle.folder)

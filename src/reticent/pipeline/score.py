@@ -41,6 +41,7 @@ from reticent.inference.export import export
 from reticent.inference.graph import Graph
 from reticent.inference.split.harden import Hardened
 from reticent.pipeline.attack import Attacked, few_shot, shots_of
+from reticent.pipeline.private_training import NO_LEDGER
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Stage
 
@@ -49,6 +50,10 @@ _PLAIN = "The server sees input and answer: the plain channel protects neither."
 _PRIVATE = (
     "The training records are protected in the model. The figures of this scorecard were measured "
     "on them, and on a twin trained without privacy, and are not covered by the guarantee."
+)
+_UNPAID = (
+    "The private training was charged to no ledger: nothing keeps further runs from spending more "
+    "of the same records' privacy."
 )
 _SEALED = (
     "The server sees neither input nor answer. Packing and masks are this project's own and "
@@ -189,6 +194,8 @@ def _notices(recipe: Recipe, task: Task, attacked: Mapping[Regime, Attacked]) ->
     notices.append(_BY_CHANNEL[chosen.channel])
     if recipe.train.private is not None:
         notices.append(_PRIVATE)
+        if recipe.train.private.ledger == NO_LEDGER:
+            notices.append(_UNPAID)
     return tuple(notices)
 
 
