@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from marks import make_recipe
 
 from reticent.data import load
@@ -13,9 +14,11 @@ from reticent.errors import ConfigError, UnsupportedError
 from reticent.guarantee import Computational, Pillar
 from reticent.inference import bundle as bundles
 from reticent.inference.deployed import is_sealed, local_pair
-from reticent.pipeline.published import audit_bundle
+from reticent.pipeline import encrypted_traffic
+from reticent.pipeline.published import audit_bundle, published
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.run import Result, run
+from reticent.pipeline.stage import load_task, restored
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,37 @@ def test_input_and_output_are_claimed_and_attacked(sealed: Result) -> None:
         assert not any(found.contradicts for found in pillars[pillar].findings)
     person = next(f for f in pillars[Pillar.INPUT].findings if f.target == "person")
     assert person.excess < 0.1 < person.ceiling - person.floor
-    (answer,) = pillars[Pillar.OUTPUT].findings
+    answer, sizes = pillars[Pillar.OUTPUT].findings
+    assert (sizes.attack, sizes.excess, sizes.excess_ci) == ("traffic analysis", 0, (0, 0))
     assert answer.value < 0.5  # of three answers, and the undefended server reads each
+
+
+@pytest.mark.slow
+def test_a_client_that_compresses_is_found_out(
+    sealed: Result, arrays: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests as long as their answer says: the leak that sizes must not have."""
+    recipe = Recipe.from_dict(bundles.load(sealed.bundle.folder).manifest["recipe"])
+    task = load_task(recipe)
+    stage = restored(recipe, task, "known", sealed.bundle.folder / "server" / "deployed")
+    hardened = published(bundles.load(sealed.bundle.folder), stage.answers)
+    honest = encrypted_traffic.EncryptedClient.encrypt
+
+    def compressed(self: object, x: np.ndarray) -> bytes:
+        scores = hardened.halves.head(torch.from_numpy(x[None])).numpy()
+        return honest(self, x) + bytes(int(scores.argmax()))
+
+    class Deaf(encrypted_traffic.EncryptedServer):
+        """Answers whatever comes, so that only sizes can tell."""
+
+        def answer(self, request: bytes) -> bytes:
+            return bytes(100)
+
+    monkeypatch.setattr(encrypted_traffic.EncryptedClient, "encrypt", compressed)
+    monkeypatch.setattr(encrypted_traffic, "EncryptedServer", Deaf)
+    (found,) = encrypted_traffic.audit_sizes(stage, hardened, seed=0)
+    assert found.value > 0.9
+    assert found.against(hardened.guarantees).contradicts == "output/server/sealed"
 
 
 @pytest.mark.slow
