@@ -15,15 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reticent.errors import ConfigError, DataError
-from reticent.guarantee import DifferentialPrivacy, Guarantee, Pillar
+from reticent.errors import DataError
+from reticent.guarantee import Guarantee
 from reticent.training.dp_sgd.accountant import Mechanism, calibrate
 from reticent.training.dp_sgd.accountant import epsilon as spent_epsilon
 from reticent.training.dp_sgd.noise import Noise, SecureNoise, SeededNoise
-from reticent.training.dp_sgd.trainer import INSIDER
+from reticent.training.moments import add_symmetric, bounded, guarantee
 
-# Rows are cut a little short, so that neither rounding nor the noise's grid adds to them.
-_MARGIN = 1 - 2.0**-16
 _FAILURE = 0.05
 
 
@@ -54,7 +52,7 @@ def private_least_squares(
     public bounds. Neighbours add or remove one record. Raises `DataError` for records that aren't
     finite numbers of one count.
     """
-    rows, targets = _bounded(x, row_norm, "x"), _bounded(y, target_norm, "y")
+    rows, targets = bounded(x, row_norm, "x"), bounded(y, target_norm, "y")
     if len(rows) != len(targets) or not len(rows):
         raise DataError(
             f"Expected one target for each record and at least one, got x={tuple(x.shape)}, "
@@ -67,7 +65,7 @@ def private_least_squares(
     # An eigenvalue moves by at most the norm of what is added (Weyl).
     lowest = torch.linalg.eigvalsh(gram)[:1]
     noise.add_to(lowest, sigma=sigma * square, clip_norm=square)
-    noisy = _symmetric(gram, noise, sigma * square, square)
+    noisy = add_symmetric(gram, noise, sigma * square, square)
     joint = (rows.T @ targets).contiguous()
     scale = row_norm * target_norm
     noise.add_to(joint.view(-1), sigma=sigma * scale, clip_norm=scale)
@@ -79,7 +77,15 @@ def private_least_squares(
         ridge=ridge,
         mechanism=mechanism,
         epsilon=spent,
-        guarantee=_guarantee(spent, delta) if seed is None else None,
+        guarantee=guarantee(
+            spent,
+            delta,
+            name="dp-least-squares",
+            mechanism="AdaSSP: Gaussian noise on X'X, X'Y and the smallest eigenvalue",
+            source="Wang 2018, algorithm 2",
+        )
+        if seed is None
+        else None,
     )
 
 
@@ -87,44 +93,3 @@ def _ridge(lowest: float, size: int, noise: float) -> float:
     """Enough that noise of this size can't make the sum singular, but for a twentieth of runs."""
     reach = noise * math.sqrt(size * math.log(2 * size**2 / _FAILURE))
     return max(0.0, reach - max(0.0, lowest - noise * math.sqrt(math.log(6 / _FAILURE))))
-
-
-def _symmetric(gram: Tensor, noise: Noise, sigma: float, clip_norm: float) -> Tensor:
-    """Noise on the upper triangle, mirrored: a record moves it by at most its whole norm."""
-    upper = torch.triu_indices(*gram.shape)
-    values = gram[upper[0], upper[1]].contiguous()
-    noise.add_to(values, sigma=sigma, clip_norm=clip_norm)
-    made = torch.zeros_like(gram)
-    made[upper[0], upper[1]] = values
-    made[upper[1], upper[0]] = values
-    return made
-
-
-def _bounded(values: Tensor, norm: float, name: str) -> Tensor:
-    """(n, k) float64 with rows of at most `norm`."""
-    if not 0 < norm < math.inf:
-        raise ConfigError(f"Expected a bound > 0 on the norm of {name}, got {norm}.")
-    made = values.double().reshape(len(values), -1)
-    if not torch.isfinite(made).all():
-        raise DataError(f"Expected finite numbers in {name}. Drop or impute the others.")
-    lengths = made.norm(dim=1, keepdim=True)
-    bounded: Tensor = made * (norm * _MARGIN / lengths.clamp(min=norm * _MARGIN))
-    return bounded
-
-
-def _guarantee(epsilon: float, delta: float) -> Guarantee:
-    return Guarantee(
-        id="dp-least-squares",
-        pillar=Pillar.TRAINING_DATA,
-        adversary=INSIDER,
-        strength=DifferentialPrivacy(
-            epsilon=epsilon, delta=delta, neighboring_relation="add or remove one", unit="record"
-        ),
-        mechanism="AdaSSP: Gaussian noise on X'X, X'Y and the smallest eigenvalue",
-        assumptions=(
-            "the bounds on rows and targets are public",
-            "the central trainer is trusted",
-            "AES-256 in counter mode is indistinguishable from random",
-        ),
-        source="Wang 2018, algorithm 2; privacy loss distributions by dp-accounting",
-    )
