@@ -19,11 +19,11 @@ from reticent.errors import (
 from reticent.inference.ckks.batch import BatchClient, BatchServer, plan_batch
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
 from reticent.inference.ckks.keys import SecretKeys
-from reticent.inference.ckks.parameters import Parameters
+from reticent.inference.ckks.parameters import uniform
 from reticent.inference.ckks.program import Convolution, Linear, Polynomial, Program, Step
 from reticent.inference.ckks.residues import Shape, combine
 
-PARAMETERS = Parameters(degree=8192, levels=2, scale_bits=30)
+PARAMETERS = uniform(8192, levels=2, scale_bits=30)
 
 
 def chain(*operations, shape):

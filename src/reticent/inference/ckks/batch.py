@@ -26,31 +26,43 @@ from reticent.errors import (
     DataError,
     EvidenceError,
     InputError,
+    UnsupportedError,
 )
+from reticent.inference.ckks.chain import TOLERANCE, Chain, Stage, chains, simulated_error
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, load_keys
 from reticent.inference.ckks.lowering import Lowered, lower
-from reticent.inference.ckks.parameters import Parameters, smallest
+from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import ClientPlan
 from reticent.inference.ckks.primitives import Primitives, measured
 from reticent.inference.ckks.program import Program
-from reticent.inference.ckks.residues import LIMB, Residues, Shape, combine, passes_of
-
-_TARGET = 2.0**30
+from reticent.inference.ckks.residues import (
+    LIMB,
+    Residues,
+    Shape,
+    combine,
+    passes_of,
+    weight_limbs,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
     """A program laid out for batches of up to `records` records; bytes and times are per batch."""
 
-    parameters: Parameters
+    chain: Chain
     lowered: Lowered = field(repr=False)
     bound: float
     upload_bytes: int
     reply_bytes: int
     key_bytes: int
     server_ms: float
+
+    @property
+    def parameters(self) -> Parameters:
+        """The ring and its primes."""
+        return self.chain.parameters
 
     @property
     def records(self) -> int:
@@ -92,17 +104,32 @@ class BatchPlan:
 def plan_batch(program: Program, *, primitives: Primitives | None = None) -> BatchPlan:
     """The batch layout of `program`. Raises `UnsupportedError` for what no ring holds."""
     lowered = lower(program)
-    last = lowered.matrices[-1].name or "the last"
-    parameters = smallest(lowered.levels, values=1, layer=last)
+    chain = _chain(lowered, program.bound)
+    parameters = chain.parameters
     inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
+    costs = primitives or measured(parameters.degree, parameters.levels)
     return BatchPlan(
-        parameters=parameters,
+        chain=chain,
         lowered=lowered,
         bound=program.bound,
         upload_bytes=inputs * parameters.ciphertext_bytes,
         reply_bytes=outputs * 2 * parameters.degree * 8,
         key_bytes=parameters.key_bytes(1),
-        server_ms=_predicted(lowered, parameters, primitives or measured(parameters)),
+        server_ms=_predicted(lowered, chain, costs),
+    )
+
+
+def _chain(lowered: Lowered, bound: float) -> Chain:
+    """The cheapest chain that is precise enough, in the smallest ring."""
+    for degree in MOST_BITS:
+        for chain in chains(len(lowered.matrices), degree, whole=True):
+            if simulated_error(lowered, None, chain, bound=bound) <= TOLERANCE:
+                return chain
+    last = lowered.matrices[-1].name or "the last"
+    raise UnsupportedError(
+        f"Never in one ring: layer {last!r} brings the network to matrices="
+        f"{len(lowered.matrices)}, the largest ring ({max(MOST_BITS)}) holds "
+        f"{MOST_BITS[max(MOST_BITS)]} bits. Use fewer layers, or scale inputs to about 1."
     )
 
 
@@ -170,8 +197,10 @@ class BatchServer:
         """One reply per output. Raises `DataError`, `BundleError`, `AuthenticationError`."""
         engine, lowered = self._engine, self._plan.lowered
         values = self._read(requests)
-        for index, matrix in enumerate(lowered.matrices):
-            made = self._linear(values, matrix.weight, matrix.bias)
+        for index, (matrix, stage) in enumerate(
+            zip(lowered.matrices, self._plan.chain.stages, strict=True)
+        ):
+            made = self._linear(values, matrix.weight, matrix.bias, stage)
             values.clear()
             if index < len(lowered.squares):
                 made = [
@@ -213,11 +242,15 @@ class BatchServer:
         return values
 
     def _linear(
-        self, values: list[Any], weight: NDArray[np.float64], bias: NDArray[np.float64]
+        self,
+        values: list[Any],
+        weight: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        stage: Stage,
     ) -> list[Any]:
-        engine = self._engine
-        level, incoming = engine.level(values[0]), engine.scale(values[0])
-        scale = _TARGET * engine.prime(level) / incoming
+        engine, level = self._engine, stage.level
+        incoming = engine.scale(values[0])
+        scale = 2.0**stage.out_bits * (engine.prime(level) if stage.divides else 1) / incoming
         shape = Shape(
             degree=self._plan.parameters.degree,
             primes=tuple(engine.prime(at) for at in range(level + 1)),
@@ -238,7 +271,7 @@ class BatchServer:
                 made.append((int(row), self._engine.load(head + out.tobytes())))
         ordered = [each for _, each in sorted(made, key=lambda pair: pair[0])]
         return [
-            self._shifted(engine.rescale(each), float(constant))
+            self._shifted(engine.rescale(each) if stage.divides else each, float(constant))
             for each, constant in zip(ordered, bias, strict=True)
         ]
 
@@ -263,8 +296,7 @@ class BatchServer:
         return engine.add_plain(value, plain)
 
     def _squared(self, value: Any, offset: float) -> Any:
-        engine = self._engine
-        return engine.rescale(engine.multiply(value, self._shifted(value, offset)))
+        return self._engine.multiply(value, self._shifted(value, offset))
 
 
 def _groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -276,25 +308,24 @@ def _groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray
     return [(np.array(rows), np.flatnonzero(used[rows[0]])) for rows in found.values()]
 
 
-def _predicted(lowered: Lowered, parameters: Parameters, costs: Primitives) -> float:
+def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
     """Milliseconds for a batch: products of residues at this machine's rate, squares, the rest."""
     rate, one = _rates()
-    total, level, width = 0.0, parameters.levels, 2 * parameters.degree
-    for index, matrix in enumerate(lowered.matrices):
+    total, width = 0.0, 2 * chain.parameters.degree
+    for index, (matrix, stage) in enumerate(zip(lowered.matrices, chain.stages, strict=True)):
+        level, sizes = stage.level, chain.parameters.prime_bits[: stage.level + 1]
         outputs, inputs = matrix.weight.shape
         pairs = int((matrix.weight != 0).sum())
-        limbs = sum(-(-bits // LIMB) for bits in parameters.prime_bits[: level + 1])
-        passes = sum(passes_of(bits) for bits in parameters.prime_bits[: level + 1])
-        total += 2.0 * pairs * width * 2 * limbs / rate
-        total += (outputs * passes + 2 * inputs * limbs) * width * one
+        limbs = sum(-(-bits // LIMB) for bits in sizes)
+        passes = sum(passes_of(bits) for bits in sizes)
+        parts = weight_limbs(np.abs(matrix.weight).max(initial=0) * 2.0**stage.weight_bits)
+        total += 2.0 * pairs * width * parts * limbs / rate
+        total += (outputs * passes * parts / 2 + 2 * inputs * limbs) * width * one
         # Read and written once more than loaded: the residues leave the library and come back.
         total += costs.at("load", level) * (2 * inputs + 2 * outputs)
         total += (costs.at("rescale", level) + costs.at("mask", level) / 2) * outputs
-        level -= 1
         if index < len(lowered.squares):
-            each = costs.at("multiply", level) + costs.at("rescale", level)
-            total += (each + costs.at("mask", level) / 2) * outputs
-            level -= 1
+            total += (costs.at("multiply", stage.left) + costs.at("mask", level) / 2) * outputs
     return total + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
 
 

@@ -28,7 +28,8 @@ class Layer:
     slots): which output its product counts for. `rotations` is how many neighbouring rotations are
     needed, in steps of `baby`. `sums` are the steps of rotate-and-add over `span` slots, after
     which everything repeats. Afterwards slot s holds output `outputs[s]`, or partial sums where
-    that is -1.
+    that is -1. Outputs stand in `copies`, each shifted against the one before as the next matrix
+    needs them.
     """
 
     columns: Indices = field(repr=False)
@@ -38,6 +39,7 @@ class Layer:
     sums: tuple[int, ...]
     outputs: Indices = field(repr=False)
     span: int
+    copies: int = 1
 
     @property
     def steps(self) -> set[int]:
@@ -75,32 +77,40 @@ def single(outputs: int, inputs: int, slots: int) -> Layer:
     )
 
 
-def several(weight: Values, slots: int) -> Layer:
+def several(weight: Values, slots: int, *, copies: int = 1, after: int = 1) -> Layer:
     """Many ciphertexts, no rotation before the sum; each row sends only the columns it uses.
 
-    A convolution's rows use a few columns each: this is the client-side im2col.
+    A convolution's rows use a few columns each: this is the client-side im2col. With `copies`
+    the client computes for the next matrix, of `after` outputs: each row is made `copies` times,
+    shifted so that the next matrix rotates so many times less (see `single`).
     """
     outputs = len(weight)
-    rows = _power_of_two(outputs)
-    if rows > slots:
-        raise UnsupportedError(f"Expected at most {slots} outputs, got {outputs}.")
+    rows, shift = _power_of_two(outputs), _power_of_two(after) // copies
+    if rows * copies > slots or shift < 1 or _power_of_two(after) > rows:
+        raise UnsupportedError(
+            f"Expected at most {slots} slots for {copies} copies of {outputs} outputs, and at most "
+            f"as many outputs of the next matrix, got {after}."
+        )
     used = [np.flatnonzero(row) for row in weight]
     most = max(1, max(len(columns) for columns in used))
-    depth = slots // rows
+    depth = slots // (rows * copies)
     table = np.full((rows, -(-most // depth) * depth), -1, dtype=np.int64)
     for row, columns in enumerate(used):
         table[row, : len(columns)] = columns
-    # Slot k * rows + i of ciphertext t holds the (t * depth + k)-th column of row i.
-    packed = table.reshape(rows, -1, depth).transpose(1, 2, 0).reshape(-1, slots)
-    place = np.arange(slots) % rows
+    # Slot (k * copies + p) * rows + i of ciphertext t holds the (t * depth + k)-th column of the
+    # row that copy p has in place i.
+    place = np.arange(slots)
+    row = (place % rows + place // rows % copies * shift) % rows
+    packed = table.reshape(rows, -1, depth)[row, :, place // (rows * copies)].T
     return Layer(
         columns=packed,
-        rows=np.broadcast_to(_limited(place, outputs), packed.shape).copy(),
+        rows=np.broadcast_to(_limited(row, outputs), packed.shape).copy(),
         rotations=1,
         baby=1,
-        sums=_doublings(rows, slots),
-        outputs=_limited(place, outputs),
+        sums=_doublings(rows * copies, slots),
+        outputs=_limited(row, outputs),
         span=slots,
+        copies=copies,
     )
 
 
@@ -109,14 +119,15 @@ def hidden(outputs: int, before: Layer) -> Layer:
     slots = before.outputs.size
     period, rows = _period(outputs, period_of(before), slots)
     place = np.arange(slots)
+    turns = rows // before.copies
     return Layer(
         columns=before.outputs[None],
         rows=_limited(place % rows, outputs)[None],
-        rotations=rows,
-        baby=_baby(rows),
-        sums=_doublings(rows, period),
+        rotations=turns,
+        baby=_baby(turns),
+        sums=_doublings(rows, period * before.copies),
         outputs=_limited(place % rows, outputs),
-        span=period,
+        span=period * before.copies,
     )
 
 

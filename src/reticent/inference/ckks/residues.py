@@ -96,6 +96,11 @@ def _product(parts: list[NDArray[np.float64]], plane: Residues, prime: int) -> R
     return _shifted(total, places[-1], prime).astype(np.uint64)
 
 
+def weight_limbs(largest: float) -> int:
+    """Limbs that whole weights of at most this size are split into."""
+    return 1 if largest < 2 ** (_WEIGHT_LIMB - 1) else 2
+
+
 def passes_of(bits: int) -> float:
     """How often `combine` goes over each result modulo a prime of so many bits."""
     places = 2 * -(-bits // LIMB)

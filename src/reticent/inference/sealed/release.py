@@ -95,7 +95,7 @@ class Sealed:
         return {
             "kind": "sealed",
             "degree": plan.parameters.degree,
-            "levels": plan.parameters.levels,
+            "prime_bits": list(plan.parameters.prime_bits),
             "scale_bits": plan.parameters.scale_bits,
             "columns": _packed(plan.columns),
             "outputs": _packed(plan.outputs),
@@ -114,7 +114,7 @@ def sealed_from_json(record: Mapping[str, Any]) -> Sealed:
     try:
         parameters = Parameters(
             degree=int(record["degree"]),
-            levels=int(record["levels"]),
+            prime_bits=tuple(int(bits) for bits in record["prime_bits"]),
             scale_bits=int(record["scale_bits"]),
         )
         plan = ClientPlan(

@@ -1,0 +1,148 @@
+"""Scales and primes of a network's products: which division each matrix pays for.
+
+A square's product is not divided: the matrix behind it multiplies it further, and one division
+by a larger prime takes both back. So a network of m matrices spends m primes at most. Where
+inputs aren't rotated, the first matrix isn't divided either: its product is large enough
+to be squared as it is, and the network spends m - 1. Fewer primes make every operation cheaper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from reticent.inference.ckks.lowering import Lowered
+from reticent.inference.ckks.packing import Layer
+from reticent.inference.ckks.parameters import (
+    FEWEST_PRIME_BITS,
+    MOST_BITS,
+    MOST_PRIME_BITS,
+    Parameters,
+)
+from reticent.inference.ckks.program import Values
+
+# Room above the scale in the lowest prime: for the answers, and for masks of 29 bits, which
+# spread over the coefficients and are smaller there by the root of three times the ring degree.
+HEADROOM_BITS = 26
+# The largest error that the noise may make in an answer, in units of the answers' size.
+TOLERANCE = 2.0**-6
+_ERROR = 3.2  # standard deviation of a fresh coefficient's error
+_TRIALS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One matrix: weights at scale 2**`weight_bits`, made at `level`; `divides` by its prime."""
+
+    level: int
+    weight_bits: int
+    out_bits: int
+    divides: bool
+
+    @property
+    def left(self) -> int:
+        """The level afterwards."""
+        return self.level - self.divides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """The ring's parameters and a stage for each matrix."""
+
+    parameters: Parameters
+    stages: tuple[Stage, ...]
+
+
+def chains(matrices: int, degree: int, *, whole: bool = False) -> Iterator[Chain]:
+    """Chains for so many matrices in a ring, fewest primes first, finest first among equals.
+
+    `whole` weights are rounded to numbers, not encoded into slots, and need fewer bits.
+    """
+    precise = ((24, 16, 16), (22, 14, 14)) if whole else _MERGED
+    if matrices > 1:
+        for inputs, first, weights in precise:
+            for scale in range(MOST_PRIME_BITS - HEADROOM_BITS, 25, -1):
+                yield from _chain(degree, matrices, inputs, first, weights, scale, merged=True)
+    for scale, weights in ((30, 16), (26, 14)) if whole else _DIVIDED:
+        yield from _chain(degree, matrices, scale, weights, weights, scale, merged=False)
+
+
+# Bits of inputs, of the first matrix, of the others.
+_MERGED = ((20, 18, 18), (19, 17, 17))
+# Bits of every value, of every weight.
+_DIVIDED = ((32, 26), (30, 24), (28, 22), (26, 20))
+
+
+def _chain(
+    degree: int, matrices: int, inputs: int, first: int, weights: int, scale: int, *, merged: bool
+) -> Iterator[Chain]:
+    """The one chain of these sizes, if the ring holds it."""
+    level = matrices - merged
+    stages, primes, bits = [], [], inputs
+    for index in range(matrices):
+        taken = first if index == 0 else weights
+        bits = (bits if index == 0 else 2 * bits) + taken
+        divides = not (merged and index == 0)
+        if divides:
+            primes.append(max(FEWEST_PRIME_BITS, bits - scale))
+            taken += primes[-1] - (bits - scale)
+            bits = scale
+        stages.append(Stage(level=level, weight_bits=taken, out_bits=bits, divides=divides))
+        level -= divides
+    data = [scale + HEADROOM_BITS, *primes[::-1]]
+    special = min(MOST_PRIME_BITS, MOST_BITS[degree] - sum(data))
+    # Keys' errors are divided by the special prime. Large scales bear a larger share of them.
+    if max(data) > MOST_PRIME_BITS or special < max(data[:-1] if merged else data):
+        return
+    sizes = (*data, special)
+    parameters = Parameters(degree=degree, prime_bits=sizes, scale_bits=inputs)
+    yield Chain(parameters=parameters, stages=tuple(stages))
+
+
+def simulated_error(
+    lowered: Lowered, layers: tuple[Layer, ...] | None, chain: Chain, *, bound: float
+) -> float:
+    """The largest error of an answer over `_TRIALS` random inputs, by the answers' largest size.
+
+    The noise of each operation is drawn with the standard deviation that theory gives it
+    (Cheon et al. 2017; roundings are uniform, errors Gaussian): it is not measured. Inputs are
+    uniform within `bound`. Seeded: the same network gets the same chain everywhere. Without
+    `layers` weights are whole numbers and nothing rotates.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-bound, bound, size=(_TRIALS, lowered.matrices[0].weight.shape[1]))
+    exact = lowered.run(x)
+    root = math.sqrt(chain.parameters.degree)
+    noisy = x + _gaussian(rng, x, _ERROR * root / 2.0**chain.parameters.scale_bits)
+    bits = chain.parameters.scale_bits
+    for index, (matrix, stage) in enumerate(zip(lowered.matrices, chain.stages, strict=True)):
+        layer = None if layers is None else layers[index]
+        if layer is not None and layer.rotations > 1:
+            noisy = noisy + _gaussian(rng, noisy, _turning(chain, stage.level) / 2.0**bits)
+        coded = (1.0 if layer is None else root) / math.sqrt(12) / 2.0**stage.weight_bits
+        weight = matrix.weight + _gaussian(rng, matrix.weight, coded) * (matrix.weight != 0)
+        noisy = noisy @ weight.T + matrix.bias
+        rounded = root * math.sqrt(chain.parameters.degree / 18) if stage.divides else 0.0
+        turning = 0.0 if layer is None else _turning(chain, stage.left)
+        sums = 0 if layer is None else len(layer.sums)
+        spread = math.hypot(rounded, turning) * 2.0 ** (sums / 2)
+        noisy = noisy + _gaussian(rng, noisy, spread / 2.0**stage.out_bits)
+        bits = 2 * stage.out_bits
+        if index < len(lowered.squares):
+            noisy = lowered.squares[index].run(noisy)
+    return float(np.abs(noisy - exact).max() / max(1.0, np.abs(exact).max()))
+
+
+def _gaussian(rng: np.random.Generator, like: Values, spread: float) -> Values:
+    return rng.normal(size=like.shape) * spread
+
+
+def _turning(chain: Chain, level: int) -> float:
+    """Standard deviation of what a rotation adds to a slot."""
+    *data, special = chain.parameters.prime_bits
+    degree = chain.parameters.degree
+    keys = sum(4.0 ** (bits - special) for bits in data[: level + 1]) * degree / 12 * _ERROR**2
+    return math.sqrt(degree * (keys + degree / 18))
