@@ -8,6 +8,7 @@ to be squared as it is, and the network spends m - 1. Fewer primes make every op
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from reticent.inference.ckks.program import Values
 # spread over the coefficients and are smaller there by the root of three times the ring degree.
 HEADROOM_BITS = 26
 # The largest error that the noise may make in an answer, in units of the answers' size.
-TOLERANCE = 2.0**-6
+TOLERANCE = 2.0**-10
 _ERROR = 3.2  # standard deviation of a fresh coefficient's error
 _TRIALS = 32
 
@@ -56,22 +57,59 @@ class Chain:
     stages: tuple[Stage, ...]
 
 
-def chains(matrices: int, degree: int, *, whole: bool = False) -> Iterator[Chain]:
-    """Chains for so many matrices in a ring, fewest primes first, finest first among equals.
+def best(
+    lowered: Lowered, layers: tuple[Layer, ...] | None, degree: int, *, bound: float
+) -> tuple[Chain, float] | None:
+    """The chain with the fewest primes that is precise enough in this ring, and its error.
 
-    `whole` weights are rounded to numbers, not encoded into slots, and need fewer bits.
+    The most precise of as many primes. None where there is none. For `layers` see
+    `simulated_error`.
     """
-    precise = ((24, 16, 16), (22, 14, 14)) if whole else _MERGED
-    if matrices > 1:
-        for inputs, first, weights in precise:
-            for scale in range(MOST_PRIME_BITS - HEADROOM_BITS, 25, -1):
-                yield from _chain(degree, matrices, inputs, first, weights, scale, merged=True)
-    for scale, weights in ((30, 16), (26, 14)) if whole else _DIVIDED:
-        yield from _chain(degree, matrices, scale, weights, weights, scale, merged=False)
+    turns = layers is not None and layers[0].rotations > 1
+    for merged in (True, False):
+        if merged and (turns or not lowered.squares):
+            continue  # too small a scale to be rotated at
+        found = [
+            (simulated_error(lowered, layers, chain, bound=bound), chain)
+            for chain in _chains(len(lowered.matrices), degree, merged=merged, whole=layers is None)
+        ]
+        error, chain = min(found, key=lambda one: one[0], default=(math.inf, None))
+        if chain is not None and error <= TOLERANCE:
+            return chain, error
+    return None
+
+
+def unfitting(lowered: Lowered) -> str:
+    """What a network without a chain in any ring is told."""
+    last, largest = lowered.matrices[-1].name or "the last", max(MOST_BITS)
+    widest = max(max(matrix.weight.shape) for matrix in lowered.matrices)
+    return (
+        f"Never in one ring: layer {last!r} brings the network to matrices="
+        f"{len(lowered.matrices)} of up to {widest} values; the largest ring ({largest}) holds "
+        f"{MOST_BITS[largest]} bits and {largest // 2} values, and answers must err by less than "
+        f"{TOLERANCE:g} of their size. Use fewer layers, scale inputs and weights to about 1, or "
+        "encrypt only the head (sealed split)."
+    )
+
+
+def _chains(matrices: int, degree: int, *, merged: bool, whole: bool) -> Iterator[Chain]:
+    """Chains for so many matrices; `whole` weights aren't encoded, and need fewer bits."""
+    if not merged:
+        for scale, weights in ((32, 20), (28, 18), (26, 16)) if whole else _DIVIDED:
+            yield from _chain(degree, matrices, scale, weights, weights, scale, merged=False)
+        return
+    for inputs, first, weights in _WHOLE if whole else _MERGED:
+        fitting = (
+            made
+            for scale in range(MOST_PRIME_BITS - HEADROOM_BITS, 25, -1)
+            for made in _chain(degree, matrices, inputs, first, weights, scale, merged=True)
+        )
+        yield from itertools.islice(fitting, 1)
 
 
 # Bits of inputs, of the first matrix, of the others.
-_MERGED = ((20, 18, 18), (19, 17, 17))
+_MERGED = ((21, 17, 18), (20, 18, 18), (19, 19, 18), (19, 18, 18), (18, 18, 18), (19, 17, 17))
+_WHOLE = ((22, 16, 18), (21, 16, 16), (20, 15, 15))
 # Bits of every value, of every weight.
 _DIVIDED = ((32, 26), (30, 24), (28, 22), (26, 20))
 

@@ -164,10 +164,12 @@ def repeated(inputs: int, slots: int) -> tuple[Indices, int]:
 def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
     """For each ciphertext and rotation, the weights (slots,) that its slots are multiplied by.
 
-    Raises `AssertionError` unless every pair with a weight is met; one met twice counts once.
+    Raises `AssertionError` unless every copy meets every pair with a weight; one met twice counts
+    once.
     """
     outputs, inputs = weight.shape
-    met = np.zeros(outputs * inputs, dtype=bool)
+    met = np.zeros(layer.copies * outputs * inputs, dtype=bool)
+    copy = np.arange(layer.span) // period_of(layer) % layer.copies * outputs
     made = []
     for columns, rows in zip(
         layer.columns[:, : layer.span], layer.rows[:, : layer.span], strict=True
@@ -176,15 +178,15 @@ def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
         for rotation in range(layer.rotations):
             turned = np.roll(columns, -rotation)
             valid = np.flatnonzero((turned >= 0) & (rows >= 0))
-            pairs = rows[valid] * inputs + turned[valid]
+            pairs = (copy + rows)[valid] * inputs + turned[valid]
             _, first = np.unique(pairs, return_index=True)
             fresh = first[~met[pairs[first]]]
             met[pairs[fresh]] = True
             weights = np.zeros(layer.span)
-            weights[valid[fresh]] = weight.reshape(-1)[pairs[fresh]]
+            weights[valid[fresh]] = weight.reshape(-1)[pairs[fresh] % weight.size]
             each.append(np.tile(weights, layer.outputs.size // layer.span))
         made.append(each)
-    if not met[np.flatnonzero(weight)].all():
+    if not met.reshape(layer.copies, -1)[:, np.flatnonzero(weight)].all():
         raise AssertionError("The packing misses a weight.")
     return made
 

@@ -68,7 +68,8 @@ class Parameters:
         """Rotation keys, relinearisation keys and the public key on the wire."""
         primes = self.levels + 2
         pair = 2 * self.degree * primes * 8
-        return pair * ((primes - 1) * (rotations + 1) + 1)
+        # The library lists every rotation, also those that there is no key for.
+        return pair * ((primes - 1) * (rotations + 1) + 1) + 8 * self.degree
 
 
 def uniform(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import packing
-from reticent.inference.ckks.chain import TOLERANCE, Chain, chains, simulated_error
+from reticent.inference.ckks.chain import Chain, best, unfitting
 from reticent.inference.ckks.lowering import Lowered, lower
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
@@ -158,32 +157,18 @@ class _Laid:
 def _candidates(lowered: Lowered, bound: float) -> list[_Laid]:
     """Every packing with its cheapest chain that is precise enough, in the smallest ring."""
     widest = max(max(matrix.weight.shape) for matrix in lowered.matrices)
-    least = math.inf
     for degree in MOST_BITS:
         if widest > degree // 2:
             continue
         found = []
         for name, layers in _packings(lowered, degree // 2):
-            turns = layers[0].rotations > 1
-            for chain in chains(len(lowered.matrices), degree):
-                merged = not chain.stages[0].divides
-                if merged and turns:
-                    continue  # too small a scale to be rotated at
-                error = simulated_error(lowered, layers, chain, bound=bound)
-                least = min(least, error)
-                if error <= TOLERANCE:
-                    found.append(_Laid(packing=name, layers=layers, chain=chain, error=error))
-                    break
+            made = best(lowered, layers, degree, bound=bound)
+            if made is not None:
+                chain, error = made
+                found.append(_Laid(packing=name, layers=layers, chain=chain, error=error))
         if found:
             return found
-    largest, last = max(MOST_BITS), lowered.matrices[-1].name or "the last"
-    why = "" if math.isinf(least) else f"; the best chain's answers would err by {least:.2g}"
-    raise UnsupportedError(
-        f"Never in one ring: layer {last!r} brings the network to matrices="
-        f"{len(lowered.matrices)} and {widest} values, the largest ring ({largest}) holds "
-        f"{MOST_BITS[largest]} bits and {largest // 2} values{why}. Use fewer layers, scale "
-        "inputs to about 1, or encrypt only the head (sealed split)."
-    )
+    raise UnsupportedError(unfitting(lowered))
 
 
 def _affordable(found: list[_Laid]) -> list[_Laid]:
