@@ -37,7 +37,10 @@ from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import ClientPlan
 from reticent.inference.ckks.primitives import Primitives, measured
 from reticent.inference.ckks.program import Program
-from reticent.inference.ckks.residues import Residues, Shape, combine, limbs_of, shifted
+from reticent.inference.ckks.residues import BLOCK, Residues, Shape, combine
+
+# The share of inputs that rows of one product have in common.
+_ALIKE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,54 +291,51 @@ class BatchServer:
 
 
 def _groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows that use the same inputs, with those inputs: a convolution's filters at one place."""
-    found: dict[bytes, list[int]] = {}
-    used = weights != 0
-    for row, mask in enumerate(used):
-        found.setdefault(mask.tobytes(), []).append(row)
-    return [(np.array(rows), np.flatnonzero(used[rows[0]])) for rows in found.values()]
+    """Rows that use nearly the same inputs, with all of those: a convolution's filters at a place.
+
+    Rows of zeros are a group of their own, without inputs.
+    """
+    found: list[tuple[list[int], NDArray[np.bool_]]] = []
+    for row, used in enumerate(weights != 0):
+        for rows, inputs in found:
+            common = int((used & inputs).sum())
+            if common >= _ALIKE * max(used.sum(), inputs.sum()):
+                rows.append(row)
+                inputs |= used
+                break
+        else:
+            found.append(([row], used.copy()))
+    return [(np.array(rows), np.flatnonzero(inputs)) for rows, inputs in found]
 
 
 def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
-    """Milliseconds for a batch: products of residues at this machine's rate, squares, the rest."""
-    rate, one = _rates()
-    total, width = 0.0, 2 * chain.parameters.degree
+    """Milliseconds for a batch: a timed sample of the products of residues, squares, the rest."""
+    total, parameters = 0.0, chain.parameters
     for index, (matrix, stage) in enumerate(zip(lowered.matrices, chain.stages, strict=True)):
-        level, sizes = stage.level, chain.parameters.prime_bits[: stage.level + 1]
-        outputs, inputs = matrix.weight.shape
-        pairs = int((matrix.weight != 0).sum())
-        largest = float(np.abs(matrix.weight).max(initial=0)) * 2.0**stage.weight_bits
-        limbs = sum(limbs_of(largest, _inputs(matrix.weight), bits) for bits in sizes)
-        total += 2.0 * pairs * width * limbs / rate
-        total += (outputs + _read(matrix.weight)) * limbs * width * one
+        level, (outputs, inputs) = stage.level, matrix.weight.shape
+        total += _sampled(matrix.weight, stage, parameters)
         # Read and written once more than loaded: the residues leave the library and come back.
-        total += costs.at("load", level) * (2 * inputs + 2 * outputs)
-        total += (costs.at("rescale", level) + costs.at("mask", level) / 2) * outputs
+        total += costs.at("load", level) * (inputs + outputs)
+        total += (costs.at("rescale", level) * stage.divides + costs.at("mask", level) / 2) * outputs
         if index < len(lowered.squares):
-            total += (costs.at("multiply", stage.left) + costs.at("mask", level) / 2) * outputs
-    return total + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
+            total += costs.at("multiply", stage.left) * outputs
+    load = costs.at("load", parameters.levels) * lowered.matrices[0].weight.shape[1]
+    return total + load + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
 
 
-def _inputs(weight: NDArray[np.float64]) -> int:
-    """Inputs of one group of rows, on average."""
-    return max(1, round(float((weight != 0).sum() / len(weight))))
-
-
-def _read(weight: NDArray[np.float64]) -> int:
-    """Inputs that are split into limbs, once for each group of rows that uses them."""
-    return len(np.unique(weight != 0, axis=0)) * _inputs(weight)
-
-
-def _rates() -> tuple[float, float]:
-    """Floating-point operations of a matrix product, and passes over an integer, a millisecond."""
-    left, right = np.ones((64, 256)), np.ones((256, 4096))
-    start = time.process_time()
-    left @ right
-    left @ right
-    products = 2 * 2 * 64 * 256 * 4096 / max(1e-6, 1000 * (time.process_time() - start))
-    numbers = np.arange(1 << 15)
-    start = time.process_time()
-    for _ in range(8):
-        shifted(numbers, 15, 1_073_479_681) + numbers
-    seconds = max(1e-6, 1000 * (time.process_time() - start))
-    return products, seconds / 8 / len(numbers)
+def _sampled(weight: NDArray[np.float64], stage: Stage, parameters: Parameters) -> float:
+    """Milliseconds of `combine` for a matrix: its largest group on a block of each prime."""
+    whole = np.rint(weight * 2.0**stage.weight_bits).astype(np.int64)
+    groups = [group for group in _groups(whole) if len(group[1])]
+    if not groups:
+        return 0.0
+    rows, columns = max(groups, key=lambda group: len(group[0]) * len(group[1]))
+    rng, spent = np.random.default_rng(0), 0.0
+    for bits in parameters.prime_bits[: stage.level + 1]:
+        shape = Shape(degree=BLOCK, primes=(2**bits - 1,))
+        values = list(rng.integers(2**bits - 1, size=(len(columns), 2, 1, BLOCK), dtype=np.uint64))
+        start = time.process_time()
+        combine(whole[np.ix_(rows, columns)], values, shape)
+        spent += time.process_time() - start
+    share = sum(len(r) * len(c) for r, c in groups) / (len(rows) * len(columns))
+    return 1000 * spent * share * parameters.degree / BLOCK

@@ -11,7 +11,6 @@ for bit what the library's scalar products and sums give.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ Residues = NDArray[np.uint64]
 LIMB, _WEIGHT_LIMB = 15, 16
 _EXACT_BITS, _WIDEST = 53, 30
 # Residues that are multiplied at a time: what a core's cache holds.
-_COLUMNS = 1024
+BLOCK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +68,11 @@ def combine(weights: NDArray[np.int64], values: Sequence[Residues], shape: Shape
     made = np.empty((len(weights), *values[0].shape), dtype=np.uint64)
     for index, prime in enumerate(shape.primes):
         for half in range(2):
-            for at in range(0, shape.degree, _COLUMNS):
-                here = slice(at, at + _COLUMNS)
+            for at in range(0, shape.degree, BLOCK):
+                here = slice(at, at + BLOCK)
                 plane = np.stack([value[half, index, here] for value in values])
                 made[:, half, index, here] = _product(parts, plane, prime, limb)
     return made
-
-
-def limbs_of(largest: float, inputs: int, bits: int) -> int:
-    """Matrix products that residues of so many bits take, with weights of at most this size."""
-    size = math.frexp(largest)[1]
-    parts = 1 if _room(size, inputs) >= LIMB else 2
-    limb = max(LIMB, _room(size if parts == 1 else size - _WEIGHT_LIMB, inputs))
-    return parts * -(-bits // limb)
 
 
 def _parts(weights: NDArray[np.int64]) -> tuple[list[NDArray[np.float64]], int]:
@@ -123,15 +114,15 @@ def _product(
     places = sorted(sums, reverse=True)
     total = sums[places[0]]
     for above, place in itertools.pairwise(places):
-        total = shifted(total, above - place, prime) + sums[place]
-    total = shifted(total, places[-1], prime)
+        total = _shifted(total, above - place, prime) + sums[place]
+    total = _shifted(total, places[-1], prime)
     total += (total >> 63) & prime
     total -= prime
     total += (total >> 63) & prime
     return total
 
 
-def shifted(values: NDArray[np.int64], bits: int, prime: int) -> NDArray[np.int64]:
+def _shifted(values: NDArray[np.int64], bits: int, prime: int) -> NDArray[np.int64]:
     """values * 2**bits modulo the prime, within (-prime, 2 prime).
 
     The quotient is estimated in floating point, to one; products wrap around 2**64, and
