@@ -17,6 +17,7 @@ from reticent.errors import (
     UnsupportedError,
 )
 from reticent.inference.ckks.batch import BatchClient, BatchServer, plan_batch
+from reticent.inference.ckks.chain import TOLERANCE
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
 from reticent.inference.ckks.keys import SecretKeys
 from reticent.inference.ckks.parameters import uniform
@@ -100,7 +101,7 @@ def test_every_record_of_a_batch_gets_the_networks_answer(pair, n):
     got = client.decrypt_batch(server.answer(client.encrypt_batch(x)), n)
     want = network().run(x)
     assert got.shape == want.shape
-    assert np.abs(got - want).max() < 2.0**-11
+    assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max()
 
 
 def test_a_plan_says_what_a_batch_costs(pair):

@@ -28,7 +28,7 @@ from reticent.errors import (
     InputError,
     UnsupportedError,
 )
-from reticent.inference.ckks.chain import Chain, Stage, best, unfitting
+from reticent.inference.ckks.chain import Chain, Error, Stage, best, unfitting
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, load_keys
@@ -54,6 +54,7 @@ class BatchPlan:
     reply_bytes: int
     key_bytes: int
     server_ms: float
+    places: int
 
     @property
     def parameters(self) -> Parameters:
@@ -83,6 +84,7 @@ class BatchPlan:
             inputs=self.lowered.matrices[0].weight.shape[1],
             bound=self.bound,
             digest=self.digest,
+            places=self.places,
         )
 
     def describe(self) -> str:
@@ -100,7 +102,7 @@ class BatchPlan:
 def plan_batch(program: Program, *, primitives: Primitives | None = None) -> BatchPlan:
     """The batch layout of `program`. Raises `UnsupportedError` for what no ring holds."""
     lowered = lower(program)
-    chain = _chain(lowered, program.bound)
+    chain, error = _chain(lowered, program.bound)
     parameters = chain.parameters
     inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
     costs = primitives or measured(parameters.degree, parameters.levels)
@@ -112,15 +114,16 @@ def plan_batch(program: Program, *, primitives: Primitives | None = None) -> Bat
         reply_bytes=outputs * 2 * parameters.degree * 8,
         key_bytes=parameters.key_bytes(1),
         server_ms=_predicted(lowered, chain, costs),
+        places=error.places,
     )
 
 
-def _chain(lowered: Lowered, bound: float) -> Chain:
+def _chain(lowered: Lowered, bound: float) -> tuple[Chain, Error]:
     """The cheapest chain that is precise enough, in the smallest ring."""
     for degree in MOST_BITS:
         found = best(lowered, None, degree, bound=bound)
         if found is not None:
-            return found[0]
+            return found
     raise UnsupportedError(unfitting(lowered))
 
 

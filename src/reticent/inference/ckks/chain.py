@@ -30,6 +30,7 @@ from reticent.inference.ckks.program import Values
 HEADROOM_BITS = 26
 # The largest error that the noise may make in an answer, in units of the answers' size.
 TOLERANCE = 2.0**-10
+MOST_PLACES = 12
 _ERROR = 3.2  # standard deviation of a fresh coefficient's error
 _TRIALS = 32
 
@@ -57,9 +58,22 @@ class Chain:
     stages: tuple[Stage, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """The largest error of an answer, and by the answers' largest size (at least 1)."""
+
+    largest: float
+    relative: float
+
+    @property
+    def places(self) -> int:
+        """Binary places of an answer that are right: noise lies well below the last of them."""
+        return min(MOST_PLACES, math.floor(-math.log2(4 * self.largest + 2.0**-60)))
+
+
 def best(
     lowered: Lowered, layers: tuple[Layer, ...] | None, degree: int, *, bound: float
-) -> tuple[Chain, float] | None:
+) -> tuple[Chain, Error] | None:
     """The chain with the fewest primes that is precise enough in this ring, and its error.
 
     The most precise of as many primes. None where there is none. For `layers` see
@@ -73,9 +87,10 @@ def best(
             (simulated_error(lowered, layers, chain, bound=bound), chain)
             for chain in _chains(len(lowered.matrices), degree, merged=merged, whole=layers is None)
         ]
-        error, chain = min(found, key=lambda one: one[0], default=(math.inf, None))
-        if chain is not None and error <= TOLERANCE:
-            return chain, error
+        if found:
+            error, chain = min(found, key=lambda one: one[0].relative)
+            if error.relative <= TOLERANCE:
+                return chain, error
     return None
 
 
@@ -142,16 +157,17 @@ def _chain(
 
 def simulated_error(
     lowered: Lowered, layers: tuple[Layer, ...] | None, chain: Chain, *, bound: float
-) -> float:
-    """The largest error of an answer over `_TRIALS` random inputs, by the answers' largest size.
+) -> Error:
+    """The largest error of an answer over `_TRIALS` random inputs.
 
     The noise of each operation is drawn with the standard deviation that theory gives it
     (Cheon et al. 2017; roundings are uniform, errors Gaussian): it is not measured. Inputs are
-    uniform within `bound`. Seeded: the same network gets the same chain everywhere. Without
+    uniform within `bound`, half of them positive. Seeded: the same network gets the same chain everywhere. Without
     `layers` weights are whole numbers and nothing rotates.
     """
     rng = np.random.default_rng(0)
     x = rng.uniform(-bound, bound, size=(_TRIALS, lowered.matrices[0].weight.shape[1]))
+    x[::2] = np.abs(x[::2])  # features are often positive, and add up
     exact = lowered.run(x)
     root = math.sqrt(chain.parameters.degree)
     noisy = x + _gaussian(rng, x, _ERROR * root / 2.0**chain.parameters.scale_bits)
@@ -161,8 +177,10 @@ def simulated_error(
         if layer is not None and layer.rotations > 1:
             noisy = noisy + _gaussian(rng, noisy, _turning(chain, stage.level) / 2.0**bits)
         coded = (1.0 if layer is None else root) / math.sqrt(12) / 2.0**stage.weight_bits
-        weight = matrix.weight + _gaussian(rng, matrix.weight, coded) * (matrix.weight != 0)
-        noisy = noisy @ weight.T + matrix.bias
+        met = np.ones(noisy.shape[1]) if layer is None else _met(layer, noisy.shape[1])
+        coding = coded * np.sqrt(noisy**2 @ met)[:, None]
+        noisy = noisy @ matrix.weight.T + matrix.bias
+        noisy = noisy + rng.normal(size=noisy.shape) * coding
         rounded = root * math.sqrt(chain.parameters.degree / 18) if stage.divides else 0.0
         turning = 0.0 if layer is None else _turning(chain, stage.left)
         sums = 0 if layer is None else len(layer.sums)
@@ -171,7 +189,16 @@ def simulated_error(
         bits = 2 * stage.out_bits
         if index < len(lowered.squares):
             noisy = lowered.squares[index].run(noisy)
-    return float(np.abs(noisy - exact).max() / max(1.0, np.abs(exact).max()))
+    largest = float(np.abs(noisy - exact).max())
+    return Error(largest=largest, relative=largest / max(1.0, float(np.abs(exact).max())))
+
+
+def _met(layer: Layer, inputs: int) -> Values:
+    """How many slots with each input (inputs,) an output sums over, those with no weight too."""
+    here = layer.columns[:, : layer.span]
+    counts = np.bincount(here[here >= 0], minlength=inputs)
+    made: Values = counts * (2.0 ** len(layer.sums) * layer.rotations / layer.span)
+    return made
 
 
 def _gaussian(rng: np.random.Generator, like: Values, spread: float) -> Values:

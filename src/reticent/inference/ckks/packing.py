@@ -71,9 +71,9 @@ def single(outputs: int, inputs: int, slots: int) -> Layer:
         rows=_limited(place % rows, outputs)[None],
         rotations=shift,
         baby=_baby(shift),
-        sums=_doublings(rows, slots),
+        sums=_doublings(rows, period * blocks),
         outputs=_limited(place % rows, outputs),
-        span=slots,
+        span=period * blocks,
     )
 
 
@@ -93,7 +93,7 @@ def several(weight: Values, slots: int, *, copies: int = 1, after: int = 1) -> L
         )
     used = [np.flatnonzero(row) for row in weight]
     most = max(1, max(len(columns) for columns in used))
-    depth = slots // (rows * copies)
+    depth = min(slots // (rows * copies), _power_of_two(most))
     table = np.full((rows, -(-most // depth) * depth), -1, dtype=np.int64)
     for row, columns in enumerate(used):
         table[row, : len(columns)] = columns
@@ -101,15 +101,15 @@ def several(weight: Values, slots: int, *, copies: int = 1, after: int = 1) -> L
     # row that copy p has in place i.
     place = np.arange(slots)
     row = (place % rows + place // rows % copies * shift) % rows
-    packed = table.reshape(rows, -1, depth)[row, :, place // (rows * copies)].T
+    packed = table.reshape(rows, -1, depth)[row, :, place // (rows * copies) % depth].T
     return Layer(
         columns=packed,
         rows=np.broadcast_to(_limited(row, outputs), packed.shape).copy(),
         rotations=1,
         baby=1,
-        sums=_doublings(rows * copies, slots),
+        sums=_doublings(rows * copies, rows * copies * depth),
         outputs=_limited(row, outputs),
-        span=slots,
+        span=rows * copies * depth,
         copies=copies,
     )
 

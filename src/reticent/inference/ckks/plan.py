@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import packing
-from reticent.inference.ckks.chain import Chain, best, unfitting
+from reticent.inference.ckks.chain import Chain, Error, best, unfitting
 from reticent.inference.ckks.lowering import Lowered, lower
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
@@ -32,7 +32,7 @@ MOST_COPIES = 8
 class Estimate:
     """What a packing costs; bytes, milliseconds of one thread's CPU time.
 
-    `error` is simulated: an answer's, by the answers' size.
+    `places` are the binary places of an answer that noise leaves right, by simulation.
     """
 
     packing: str
@@ -42,7 +42,7 @@ class Estimate:
     reply_bytes: int
     key_bytes: int
     server_ms: float
-    error: float
+    places: int
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -51,7 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientPlan:
-    """What a client needs, with no weight in it."""
+    """What a client needs, with no weight in it; `places` are the binary ones to round to."""
 
     parameters: Parameters
     columns: NDArray[np.int64] = field(repr=False)
@@ -60,6 +60,7 @@ class ClientPlan:
     inputs: int
     bound: float
     digest: bytes
+    places: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,7 @@ class Plan:
             inputs=self.lowered.matrices[0].weight.shape[1],
             bound=self.bound,
             digest=self.digest,
+            places=self.estimate.places,
         )
 
     def describe(self) -> str:
@@ -151,7 +153,7 @@ class _Laid:
     packing: str
     layers: tuple[Layer, ...]
     chain: Chain
-    error: float
+    error: Error
 
 
 def _candidates(lowered: Lowered, bound: float) -> list[_Laid]:
@@ -251,7 +253,7 @@ def _estimate(laid: _Laid, lowered: Lowered, costs: Primitives) -> Estimate:
         reply_bytes=2 * parameters.degree * 8,
         key_bytes=parameters.key_bytes(len(_steps(layers))),
         server_ms=total + costs.at("mask", 0) + costs.at("load", parameters.levels) * uploads,
-        error=laid.error,
+        places=laid.error.places,
     )
 
 
@@ -260,5 +262,5 @@ def _line(each: Estimate) -> str:
         f"{each.packing}: {each.rotations} rotations (at least {each.fewest_rotations}), "
         f"keys {each.key_bytes / 1e6:.1f} MB, upload {each.upload_bytes / 1e6:.2f} MB, reply "
         f"{each.reply_bytes / 1e6:.2f} MB, about {each.server_ms:.0f} ms of the server's CPU, "
-        f"error about {each.error:.1g}"
+        f"answers right to {each.places} binary places"
     )

@@ -103,6 +103,7 @@ class Sealed:
             "inputs": plan.inputs,
             "bound": plan.bound,
             "digest": plan.digest.hex(),
+            "places": plan.places,
         }
 
 
@@ -125,6 +126,7 @@ def sealed_from_json(record: Mapping[str, Any]) -> Sealed:
             inputs=int(record["inputs"]),
             bound=float(record["bound"]),
             digest=bytes.fromhex(record["digest"]),
+            places=int(record["places"]),
         )
         _check(plan)
     except (KeyError, TypeError, ValueError, zlib.error, ConfigError) as error:
@@ -145,6 +147,8 @@ def _check(plan: ClientPlan) -> None:
         raise ValueError("outputs that are not numbered from 0")
     if not (0 < plan.bound < np.inf and all(0 < step < slots for step in plan.steps)):
         raise ValueError(f"bound={plan.bound}, steps={plan.steps[:4]}")
+    if not -64 <= plan.places <= 64:
+        raise ValueError(f"places={plan.places}")
     if len(plan.digest) != 16:
         raise ValueError(f"a digest of {len(plan.digest)} bytes")
 
