@@ -26,31 +26,40 @@ from reticent.errors import (
     DataError,
     EvidenceError,
     InputError,
+    UnsupportedError,
 )
+from reticent.inference.ckks.chain import Chain, Error, Stage, best, unfitting
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, load_keys
 from reticent.inference.ckks.lowering import Lowered, lower
-from reticent.inference.ckks.parameters import Parameters, smallest
+from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import ClientPlan
 from reticent.inference.ckks.primitives import Primitives, measured
 from reticent.inference.ckks.program import Program
-from reticent.inference.ckks.residues import LIMB, Residues, Shape, combine, passes_of
+from reticent.inference.ckks.residues import BLOCK, Residues, Shape, combine
 
-_TARGET = 2.0**30
+# The share of inputs that rows of one product have in common.
+_ALIKE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
     """A program laid out for batches of up to `records` records; bytes and times are per batch."""
 
-    parameters: Parameters
+    chain: Chain
     lowered: Lowered = field(repr=False)
     bound: float
     upload_bytes: int
     reply_bytes: int
     key_bytes: int
     server_ms: float
+    places: int
+
+    @property
+    def parameters(self) -> Parameters:
+        """The ring and its primes."""
+        return self.chain.parameters
 
     @property
     def records(self) -> int:
@@ -75,6 +84,7 @@ class BatchPlan:
             inputs=self.lowered.matrices[0].weight.shape[1],
             bound=self.bound,
             digest=self.digest,
+            places=self.places,
         )
 
     def describe(self) -> str:
@@ -92,18 +102,29 @@ class BatchPlan:
 def plan_batch(program: Program, *, primitives: Primitives | None = None) -> BatchPlan:
     """The batch layout of `program`. Raises `UnsupportedError` for what no ring holds."""
     lowered = lower(program)
-    last = lowered.matrices[-1].name or "the last"
-    parameters = smallest(lowered.levels, values=1, layer=last)
+    chain, error = _chain(lowered, program.bound)
+    parameters = chain.parameters
     inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
+    costs = primitives or measured(parameters.degree, parameters.levels)
     return BatchPlan(
-        parameters=parameters,
+        chain=chain,
         lowered=lowered,
         bound=program.bound,
         upload_bytes=inputs * parameters.ciphertext_bytes,
         reply_bytes=outputs * 2 * parameters.degree * 8,
         key_bytes=parameters.key_bytes(1),
-        server_ms=_predicted(lowered, parameters, primitives or measured(parameters)),
+        server_ms=_predicted(lowered, chain, costs),
+        places=error.places,
     )
+
+
+def _chain(lowered: Lowered, bound: float) -> tuple[Chain, Error]:
+    """The cheapest chain that is precise enough, in the smallest ring."""
+    for degree in MOST_BITS:
+        found = best(lowered, None, degree, bound=bound)
+        if found is not None:
+            return found
+    raise UnsupportedError(unfitting(lowered))
 
 
 class BatchClient(EncryptedClient):
@@ -170,8 +191,10 @@ class BatchServer:
         """One reply per output. Raises `DataError`, `BundleError`, `AuthenticationError`."""
         engine, lowered = self._engine, self._plan.lowered
         values = self._read(requests)
-        for index, matrix in enumerate(lowered.matrices):
-            made = self._linear(values, matrix.weight, matrix.bias)
+        for index, (matrix, stage) in enumerate(
+            zip(lowered.matrices, self._plan.chain.stages, strict=True)
+        ):
+            made = self._linear(values, matrix.weight, matrix.bias, stage)
             values.clear()
             if index < len(lowered.squares):
                 made = [
@@ -213,11 +236,15 @@ class BatchServer:
         return values
 
     def _linear(
-        self, values: list[Any], weight: NDArray[np.float64], bias: NDArray[np.float64]
+        self,
+        values: list[Any],
+        weight: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        stage: Stage,
     ) -> list[Any]:
-        engine = self._engine
-        level, incoming = engine.level(values[0]), engine.scale(values[0])
-        scale = _TARGET * engine.prime(level) / incoming
+        engine, level = self._engine, stage.level
+        incoming = engine.scale(values[0])
+        scale = 2.0**stage.out_bits * (engine.prime(level) if stage.divides else 1) / incoming
         shape = Shape(
             degree=self._plan.parameters.degree,
             primes=tuple(engine.prime(at) for at in range(level + 1)),
@@ -238,7 +265,7 @@ class BatchServer:
                 made.append((int(row), self._engine.load(head + out.tobytes())))
         ordered = [each for _, each in sorted(made, key=lambda pair: pair[0])]
         return [
-            self._shifted(engine.rescale(each), float(constant))
+            self._shifted(engine.rescale(each) if stage.divides else each, float(constant))
             for each, constant in zip(ordered, bias, strict=True)
         ]
 
@@ -263,50 +290,55 @@ class BatchServer:
         return engine.add_plain(value, plain)
 
     def _squared(self, value: Any, offset: float) -> Any:
-        engine = self._engine
-        return engine.rescale(engine.multiply(value, self._shifted(value, offset)))
+        return self._engine.multiply(value, self._shifted(value, offset))
 
 
 def _groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows that use the same inputs, with those inputs: a convolution's filters at one place."""
-    found: dict[bytes, list[int]] = {}
-    used = weights != 0
-    for row, mask in enumerate(used):
-        found.setdefault(mask.tobytes(), []).append(row)
-    return [(np.array(rows), np.flatnonzero(used[rows[0]])) for rows in found.values()]
+    """Rows that use nearly the same inputs, with all of those: a convolution's filters at a place.
+
+    Rows of zeros are a group of their own, without inputs.
+    """
+    found: list[tuple[list[int], NDArray[np.bool_]]] = []
+    for row, used in enumerate(weights != 0):
+        for rows, inputs in found:
+            common = int((used & inputs).sum())
+            if common >= _ALIKE * max(used.sum(), inputs.sum()):
+                rows.append(row)
+                inputs |= used
+                break
+        else:
+            found.append(([row], used.copy()))
+    return [(np.array(rows), np.flatnonzero(inputs)) for rows, inputs in found]
 
 
-def _predicted(lowered: Lowered, parameters: Parameters, costs: Primitives) -> float:
-    """Milliseconds for a batch: products of residues at this machine's rate, squares, the rest."""
-    rate, one = _rates()
-    total, level, width = 0.0, parameters.levels, 2 * parameters.degree
-    for index, matrix in enumerate(lowered.matrices):
-        outputs, inputs = matrix.weight.shape
-        pairs = int((matrix.weight != 0).sum())
-        limbs = sum(-(-bits // LIMB) for bits in parameters.prime_bits[: level + 1])
-        passes = sum(passes_of(bits) for bits in parameters.prime_bits[: level + 1])
-        total += 2.0 * pairs * width * 2 * limbs / rate
-        total += (outputs * passes + 2 * inputs * limbs) * width * one
+def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
+    """Milliseconds for a batch: a timed sample of the products of residues, squares, the rest."""
+    total, parameters = 0.0, chain.parameters
+    for index, (matrix, stage) in enumerate(zip(lowered.matrices, chain.stages, strict=True)):
+        level, (outputs, inputs) = stage.level, matrix.weight.shape
+        total += _sampled(matrix.weight, stage, parameters)
         # Read and written once more than loaded: the residues leave the library and come back.
-        total += costs.at("load", level) * (2 * inputs + 2 * outputs)
-        total += (costs.at("rescale", level) + costs.at("mask", level) / 2) * outputs
-        level -= 1
+        total += costs.at("load", level) * (inputs + outputs)
+        total += (costs.at("rescale", level) * stage.divides + costs.at("mask", level) / 2) * outputs
         if index < len(lowered.squares):
-            each = costs.at("multiply", level) + costs.at("rescale", level)
-            total += (each + costs.at("mask", level) / 2) * outputs
-            level -= 1
-    return total + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
+            total += costs.at("multiply", stage.left) * outputs
+    load = costs.at("load", parameters.levels) * lowered.matrices[0].weight.shape[1]
+    return total + load + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
 
 
-def _rates() -> tuple[float, float]:
-    """Floating-point operations of a matrix product, and passes over an integer, a millisecond."""
-    left, right = np.ones((64, 256)), np.ones((256, 4096))
-    start = time.process_time()
-    left @ right
-    left @ right
-    products = 2 * 2 * 64 * 256 * 4096 / max(1e-6, 1000 * (time.process_time() - start))
-    numbers = np.arange(1 << 18)
-    start = time.process_time()
-    _ = numbers % 1_073_479_681
-    seconds = max(1e-6, 1000 * (time.process_time() - start))
-    return products, seconds / len(numbers)
+def _sampled(weight: NDArray[np.float64], stage: Stage, parameters: Parameters) -> float:
+    """Milliseconds of `combine` for a matrix: its largest group on a block of each prime."""
+    whole = np.rint(weight * 2.0**stage.weight_bits).astype(np.int64)
+    groups = [group for group in _groups(whole) if len(group[1])]
+    if not groups:
+        return 0.0
+    rows, columns = max(groups, key=lambda group: len(group[0]) * len(group[1]))
+    rng, spent = np.random.default_rng(0), 0.0
+    for bits in parameters.prime_bits[: stage.level + 1]:
+        shape = Shape(degree=BLOCK, primes=(2**bits - 1,))
+        values = list(rng.integers(2**bits - 1, size=(len(columns), 2, 1, BLOCK), dtype=np.uint64))
+        start = time.process_time()
+        combine(whole[np.ix_(rows, columns)], values, shape)
+        spent += time.process_time() - start
+    share = sum(len(r) * len(c) for r, c in groups) / (len(rows) * len(columns))
+    return 1000 * spent * share * parameters.degree / BLOCK

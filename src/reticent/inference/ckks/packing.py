@@ -28,7 +28,8 @@ class Layer:
     slots): which output its product counts for. `rotations` is how many neighbouring rotations are
     needed, in steps of `baby`. `sums` are the steps of rotate-and-add over `span` slots, after
     which everything repeats. Afterwards slot s holds output `outputs[s]`, or partial sums where
-    that is -1.
+    that is -1. Outputs stand in `copies`, each shifted against the one before as the next matrix
+    needs them.
     """
 
     columns: Indices = field(repr=False)
@@ -38,6 +39,7 @@ class Layer:
     sums: tuple[int, ...]
     outputs: Indices = field(repr=False)
     span: int
+    copies: int = 1
 
     @property
     def steps(self) -> set[int]:
@@ -69,38 +71,46 @@ def single(outputs: int, inputs: int, slots: int) -> Layer:
         rows=_limited(place % rows, outputs)[None],
         rotations=shift,
         baby=_baby(shift),
-        sums=_doublings(rows, slots),
+        sums=_doublings(rows, period * blocks),
         outputs=_limited(place % rows, outputs),
-        span=slots,
+        span=period * blocks,
     )
 
 
-def several(weight: Values, slots: int) -> Layer:
+def several(weight: Values, slots: int, *, copies: int = 1, after: int = 1) -> Layer:
     """Many ciphertexts, no rotation before the sum; each row sends only the columns it uses.
 
-    A convolution's rows use a few columns each: this is the client-side im2col.
+    A convolution's rows use a few columns each: this is the client-side im2col. With `copies`
+    the client computes for the next matrix, of `after` outputs: each row is made `copies` times,
+    shifted so that the next matrix rotates so many times less (see `single`).
     """
     outputs = len(weight)
-    rows = _power_of_two(outputs)
-    if rows > slots:
-        raise UnsupportedError(f"Expected at most {slots} outputs, got {outputs}.")
+    rows, shift = _power_of_two(outputs), _power_of_two(after) // copies
+    if rows * copies > slots or shift < 1 or _power_of_two(after) > rows:
+        raise UnsupportedError(
+            f"Expected at most {slots} slots for {copies} copies of {outputs} outputs, and at most "
+            f"as many outputs of the next matrix, got {after}."
+        )
     used = [np.flatnonzero(row) for row in weight]
     most = max(1, max(len(columns) for columns in used))
-    depth = slots // rows
+    depth = min(slots // (rows * copies), _power_of_two(most))
     table = np.full((rows, -(-most // depth) * depth), -1, dtype=np.int64)
     for row, columns in enumerate(used):
         table[row, : len(columns)] = columns
-    # Slot k * rows + i of ciphertext t holds the (t * depth + k)-th column of row i.
-    packed = table.reshape(rows, -1, depth).transpose(1, 2, 0).reshape(-1, slots)
-    place = np.arange(slots) % rows
+    # Slot (k * copies + p) * rows + i of ciphertext t holds the (t * depth + k)-th column of the
+    # row that copy p has in place i.
+    place = np.arange(slots)
+    row = (place % rows + place // rows % copies * shift) % rows
+    packed = table.reshape(rows, -1, depth)[row, :, place // (rows * copies) % depth].T
     return Layer(
         columns=packed,
-        rows=np.broadcast_to(_limited(place, outputs), packed.shape).copy(),
+        rows=np.broadcast_to(_limited(row, outputs), packed.shape).copy(),
         rotations=1,
         baby=1,
-        sums=_doublings(rows, slots),
-        outputs=_limited(place, outputs),
-        span=slots,
+        sums=_doublings(rows * copies, rows * copies * depth),
+        outputs=_limited(row, outputs),
+        span=rows * copies * depth,
+        copies=copies,
     )
 
 
@@ -109,14 +119,15 @@ def hidden(outputs: int, before: Layer) -> Layer:
     slots = before.outputs.size
     period, rows = _period(outputs, period_of(before), slots)
     place = np.arange(slots)
+    turns = rows // before.copies
     return Layer(
         columns=before.outputs[None],
         rows=_limited(place % rows, outputs)[None],
-        rotations=rows,
-        baby=_baby(rows),
-        sums=_doublings(rows, period),
+        rotations=turns,
+        baby=_baby(turns),
+        sums=_doublings(rows, period * before.copies),
         outputs=_limited(place % rows, outputs),
-        span=period,
+        span=period * before.copies,
     )
 
 
@@ -153,10 +164,12 @@ def repeated(inputs: int, slots: int) -> tuple[Indices, int]:
 def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
     """For each ciphertext and rotation, the weights (slots,) that its slots are multiplied by.
 
-    Raises `AssertionError` unless every pair with a weight is met; one met twice counts once.
+    Raises `AssertionError` unless every copy meets every pair with a weight; one met twice counts
+    once.
     """
     outputs, inputs = weight.shape
-    met = np.zeros(outputs * inputs, dtype=bool)
+    met = np.zeros(layer.copies * outputs * inputs, dtype=bool)
+    copy = np.arange(layer.span) // period_of(layer) % layer.copies * outputs
     made = []
     for columns, rows in zip(
         layer.columns[:, : layer.span], layer.rows[:, : layer.span], strict=True
@@ -165,15 +178,15 @@ def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
         for rotation in range(layer.rotations):
             turned = np.roll(columns, -rotation)
             valid = np.flatnonzero((turned >= 0) & (rows >= 0))
-            pairs = rows[valid] * inputs + turned[valid]
+            pairs = (copy + rows)[valid] * inputs + turned[valid]
             _, first = np.unique(pairs, return_index=True)
             fresh = first[~met[pairs[first]]]
             met[pairs[fresh]] = True
             weights = np.zeros(layer.span)
-            weights[valid[fresh]] = weight.reshape(-1)[pairs[fresh]]
+            weights[valid[fresh]] = weight.reshape(-1)[pairs[fresh] % weight.size]
             each.append(np.tile(weights, layer.outputs.size // layer.span))
         made.append(each)
-    if not met[np.flatnonzero(weight)].all():
+    if not met.reshape(layer.copies, -1)[:, np.flatnonzero(weight)].all():
         raise AssertionError("The packing misses a weight.")
     return made
 

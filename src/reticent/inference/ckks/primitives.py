@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
-from reticent.inference.ckks.parameters import Parameters
+from reticent.inference.ckks.masking import masked
+from reticent.inference.ckks.parameters import MOST_BITS, Parameters, uniform
+from reticent.random import SecureRandom
 
 _REPEATS = 5
 
@@ -28,8 +31,12 @@ class Primitives:
 
 
 @lru_cache(maxsize=8)
-def measured(parameters: Parameters) -> Primitives:
-    """Primitives of a ring, least of five runs each; kept for the life of the process."""
+def measured(degree: int, levels: int) -> Primitives:
+    """Primitives of a ring up to a level, least of five runs each; kept while the process lives.
+
+    The size of the primes makes no difference to their time, their number does.
+    """
+    parameters = _probe(degree, levels)
     seal = seal_library()
     context = context_of(parameters)
     generator = seal.KeyGenerator(context)
@@ -42,48 +49,53 @@ def measured(parameters: Parameters) -> Primitives:
     )
     encryptor = seal.Encryptor(context, public)
     values = np.linspace(-1, 1, parameters.slots)
-    scale = 2.0**parameters.scale_bits
+    scale = 2.0**20
     table: dict[str, list[float]] = {
         name: [] for name in ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load")
     }
     for level in range(parameters.levels + 1):
         plain = engine.encode(values, scale=scale, level=level)
         one = encryptor.encrypt(plain)
-        for name, call in _operations(engine, one, plain, values, scale, level).items():
+        for name, call in _operations(engine, one, plain, scale, level).items():
             table[name].append(_least(call))
     return Primitives(table={name: tuple(times) for name, times in table.items()})
 
 
+def _probe(degree: int, levels: int) -> Parameters:
+    most = MOST_BITS[degree] // (levels + 2)
+    return uniform(degree, levels=levels, scale_bits=min(most, 40), outer_bits=min(most, 60))
+
+
 def _operations(
-    engine: SealEngine, one: Any, plain: Any, values: Any, scale: float, level: int
+    engine: SealEngine, one: Any, plain: Any, scale: float, level: int
 ) -> dict[str, Callable[[], Any]]:
-    data = engine.save(one)
+    data, random = engine.save(one), SecureRandom()
+    answers = np.zeros(2**15, dtype=np.bool_)[: engine.slots]
 
-    def mask() -> Any:
-        made = engine.encode(values, scale=scale, level=level)
-        return engine.rerandomise(engine.add_plain(one, made))
+    def mask() -> bytes:
+        return engine.save(masked(engine, one, answers, random))
 
-    def product() -> Any:
-        return engine.add(engine.multiply_plain(one, plain), one_squared_scale)
+    def load() -> Any:
+        # As a request's part: copied and its checksum taken.
+        return engine.load(bytes(memoryview(data))) if zlib.crc32(data) else None
+
+    def turned() -> Any:
+        return engine.add(engine.rotate(one, 1), one)
 
     if level == 0:
         # The last prime is never divided by, and no product is taken there.
-        return {
-            "rotate": lambda: engine.rotate(one, 1),
-            "multiply_plain": lambda: None,
-            "multiply": lambda: None,
-            "rescale": lambda: None,
-            "mask": mask,
-            "load": lambda: engine.load(data),
-        }
-    one_squared_scale = engine.multiply_plain(one, plain)
+        nothing: Callable[[], Any] = lambda: None
+        rest = dict.fromkeys(("multiply_plain", "multiply", "rescale"), nothing)
+        return {"rotate": turned, **rest, "mask": mask, "load": load}
+    product = engine.multiply_plain(one, plain)
+    total = engine.multiply_plain(one, plain)
     return {
-        "rotate": lambda: engine.add(engine.rotate(one, 1), one),
-        "multiply_plain": product,
+        "rotate": turned,
+        "multiply_plain": lambda: engine.multiply_add(total, one, plain),
         "multiply": lambda: engine.multiply(one, one),
-        "rescale": lambda: engine.rescale(one_squared_scale),
+        "rescale": lambda: engine.rescale(product),
         "mask": mask,
-        "load": lambda: engine.load(data),
+        "load": load,
     }
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from reticent.errors import AuthenticationError, ConfigError, DataError, EvidenceError, InputError
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, ClientKeys, load_keys
-from reticent.inference.ckks.parameters import Parameters
+from reticent.inference.ckks.parameters import Parameters, uniform
 from reticent.random import SecureRandom
 
 _LEVELS = 5
@@ -66,7 +66,7 @@ class Regression:
     @property
     def parameters(self) -> Parameters:
         """The ring: five products in a row."""
-        return Parameters(degree=16384, levels=_LEVELS, scale_bits=30)
+        return uniform(16384, levels=_LEVELS, scale_bits=30)
 
     @property
     def width(self) -> int:
