@@ -9,10 +9,9 @@ import torch
 
 from reticent.attacks.finding import Finding
 from reticent.audit.white_box import audit_training, private_run
-from reticent.pipeline.private_training import clipping_of, noise_multiplier_of, plan_of
+from reticent.pipeline.private_training import clipping_of, mechanism_of, plan_of
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Report, Stage
-from reticent.training.dp_sgd.sampling import poisson_sampling
 from reticent.training.dp_sgd.trainer import default_losses
 
 _CANARIES = 1000
@@ -32,12 +31,13 @@ def audit_private_training(recipe: Recipe, stage: Stage, *, report: Report) -> l
     report(f"attack the private training from inside ({_CANARIES} canaries)")
     rows = stage.partition.attacker_train[:_RECORDS]
     records = stage.task.take(rows)
-    n = len(stage.partition.train)
-    probability = poisson_sampling(n, private.expected_batch).probability
+    mechanism = mechanism_of(private, len(stage.partition.train))
+    probability = mechanism.sampling_probability
+    assert probability is not None
     plan = replace(plan_of(private), expected_batch=probability * (len(rows) + _CANARIES + 1))
     result = audit_training(
         private_run(
-            noise_multiplier=noise_multiplier_of(private, n),
+            noise_multiplier=mechanism.noise_multiplier,
             plan=plan,
             probability=probability,
             clipping=clipping_of(private),

@@ -15,15 +15,14 @@ from torch import nn
 
 from reticent.attacks.shadow.recipe import TrainingRecipe
 from reticent.data.files import from_file
-from reticent.data.partition import partition
 from reticent.data.task import Task
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import Guarantee
 from reticent.inference.graph import Graph
 from reticent.models import checkpoint
-from reticent.pipeline.private_training import noise_multiplier_of
+from reticent.pipeline.private_training import mechanism_of
 from reticent.pipeline.recipe import Recipe, load_recipe
-from reticent.pipeline.stage import Stage, by_regime, load_task
+from reticent.pipeline.stage import Stage, by_regime, load_task, parts_of
 
 RECIPE_FILE = "recipe.toml"
 _PARTS = {
@@ -56,7 +55,7 @@ def of_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> Subject:
     recipe = load_recipe(folder / RECIPE_FILE, overrides)
     model, _card = checkpoint.load(folder)
     task = load_task(recipe)
-    parts = partition(task, regime=next(iter(by_regime(recipe, task))), seed=recipe.seed)
+    parts = parts_of(recipe, task, next(iter(by_regime(recipe, task))))
     return Subject(
         model=model,
         task=task,
@@ -143,7 +142,7 @@ def parse_training(text: str, *, size: int) -> TrainingRecipe:
 def training_of(recipe: Recipe, size: int, held_out: int) -> TrainingRecipe:
     """How `reticent train` trains: AdamW with a cosine, keeping the best validation epoch.
 
-    With [train.private]: as that says, but for its averaging and its capacity.
+    With [train.private]: as that says, but for its averaging.
     """
     train, private = recipe.train, recipe.train.private
     if private is not None:
@@ -158,7 +157,7 @@ def training_of(recipe: Recipe, size: int, held_out: int) -> TrainingRecipe:
             weight_decay=0.0,
             schedule="constant",
             clip_norm=private.clipping_norm,
-            noise_multiplier=noise_multiplier_of(private, size),
+            noise_multiplier=mechanism_of(private, size).noise_multiplier,
         )
     return TrainingRecipe(
         size=size,
