@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,16 @@ from reticent.guarantee import DifferentialPrivacy, Pillar
 from reticent.inference.deployed import local_pair
 from reticent.models import checkpoint
 from reticent.models.networks import Standardise
+from reticent.pipeline import private_audit
 from reticent.pipeline.compare import compare
-from reticent.pipeline.private_training import UNPAID, recipe_units, task_units
+from reticent.pipeline.private_training import UNPAID, mechanism_of, recipe_units, task_units
 from reticent.pipeline.recipe import Recipe, load_recipe
 from reticent.pipeline.run import run
 from reticent.pipeline.stage import by_regime, load_task, prepare
 from reticent.pipeline.subject import of_checkpoint
 from reticent.privacy.certificate import check_certificate
 from reticent.privacy.ledger import Cap, Ledger, SQLiteStore
+from reticent.training.dp_sgd.charged import APPROXIMATE
 
 pytest.importorskip("dp_accounting")
 
@@ -185,6 +188,8 @@ def test_users_pay_as_users(data: Path, tmp_path: Path) -> None:
     assert claim.strength.unit == "user"
     assert made.private.mechanism.records_per_user == 3
     assert made.private.mechanism.capacity is None
+    # Mixtures for users have no Renyi analysis to charge by.
+    assert made.private.entry.charged_as == APPROXIMATE
     assert 0 < spent(ledger) <= 2.0
     with pytest.raises(ConfigError, match="unit"):
         trained(recipe_of(data, ledger=str(ledger)))
@@ -311,6 +316,22 @@ def test_a_private_linear_model_answers_ciphertexts_and_keeps_every_claim(
     record["model"]["options"] = {"widths": [8]}
     with pytest.raises(UnsupportedError, match="linear"):
         run(Recipe.from_dict(record), tmp_path / "no", report=lambda text: None, attacks=False)
+
+
+def test_half_the_noise_is_found_from_inside(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(data, ledger="none")
+    stage = trained(recipe)
+
+    def contradictions() -> int:
+        found = private_audit.audit_stage(recipe, stage, report=lambda text: None)
+        assert found
+        return sum(finding.contradicts is not None for finding in found)
+
+    assert contradictions() == 0
+    whole = mechanism_of(recipe.train.private, len(stage.partition.train))
+    half = replace(whole, noise_multiplier=whole.noise_multiplier / 2)
+    monkeypatch.setattr(private_audit, "mechanism_of", lambda private, n: half)
+    assert contradictions() > 0
 
 
 def test_two_regimes_are_one_private_training(data: Path) -> None:

@@ -21,7 +21,7 @@ from reticent.inference.split.publish import publish
 from reticent.models import checkpoint
 from reticent.pipeline.attack import Attacked, attack_stage, frontier
 from reticent.pipeline.model_audit import audit_service
-from reticent.pipeline.private_audit import audit_private_training
+from reticent.pipeline.private_audit import audit_stage
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.score import score, versions
 from reticent.pipeline.stage import Report, Stage, by_regime, load_task, network_options
@@ -85,7 +85,7 @@ def run(
         training=imitated(recipe, first.stage),
     )
     if attacks:
-        inside = audit_private_training(recipe, first.stage, report=report)
+        inside = audit_stage(recipe, first.stage, report=report)
         outcome = replace(outcome, findings=(*outcome.findings, *inside))
     report("publish the bundle")
 
