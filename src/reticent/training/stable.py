@@ -46,7 +46,7 @@ class StableHead:
     @property
     def features(self) -> int:
         """Numbers of one input."""
-        return self.weights.shape[1] - 1
+        return int(self.weights.shape[1]) - 1
 
 
 def sensitivity(*, ridge: float, row_norm: float) -> float:
