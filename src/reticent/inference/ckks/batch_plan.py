@@ -119,7 +119,7 @@ def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
         if index < len(lowered.squares):
             total += costs.at("multiply", stage.left) * outputs
     load = costs.at("load", parameters.levels) * lowered.matrices[0].weight.shape[1]
-    return total + load + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
+    return float(total + load + costs.at("mask", 0) * len(lowered.matrices[-1].weight))
 
 
 def _sampled(weight: NDArray[np.float64], stage: Stage, parameters: Parameters) -> float:
