@@ -16,7 +16,8 @@ import torch
 from rows import Row, row
 from torch import nn
 
-from reticent.inference.ckks.batch import BatchClient, BatchServer, plan_batch
+from reticent.inference.ckks.batch import BatchClient, BatchServer
+from reticent.inference.ckks.batch_plan import plan_batch
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.plan import plan
 from reticent.inference.ckks.program import (

@@ -16,7 +16,8 @@ from reticent.errors import (
     InputError,
     UnsupportedError,
 )
-from reticent.inference.ckks.batch import BatchClient, BatchServer, plan_batch
+from reticent.inference.ckks.batch import BatchClient, BatchServer
+from reticent.inference.ckks.batch_plan import plan_batch
 from reticent.inference.ckks.chain import TOLERANCE
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
 from reticent.inference.ckks.keys import SecretKeys

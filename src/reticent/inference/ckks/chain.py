@@ -67,8 +67,8 @@ class Error:
 
     @property
     def places(self) -> int:
-        """Binary places of an answer that are right: noise lies well below the last of them."""
-        return min(MOST_PLACES, math.floor(-math.log2(4 * self.largest + 2.0**-60)))
+        """Binary places to round answers to: a step is twice the largest error or more."""
+        return min(MOST_PLACES, math.floor(-math.log2(2 * self.largest + 2.0**-60)))
 
 
 def best(
@@ -162,12 +162,11 @@ def simulated_error(
 
     The noise of each operation is drawn with the standard deviation that theory gives it
     (Cheon et al. 2017; roundings are uniform, errors Gaussian): it is not measured. Inputs are
-    uniform within `bound`, half of them positive. Seeded: the same network gets the same chain everywhere. Without
+    uniform within `bound`. Seeded: the same network gets the same chain everywhere. Without
     `layers` weights are whole numbers and nothing rotates.
     """
     rng = np.random.default_rng(0)
     x = rng.uniform(-bound, bound, size=(_TRIALS, lowered.matrices[0].weight.shape[1]))
-    x[::2] = np.abs(x[::2])  # features are often positive, and add up
     exact = lowered.run(x)
     root = math.sqrt(chain.parameters.degree)
     noisy = x + _gaussian(rng, x, _ERROR * root / 2.0**chain.parameters.scale_bits)
@@ -197,8 +196,8 @@ def _met(layer: Layer, inputs: int) -> Values:
     """How many slots with each input (inputs,) an output sums over, those with no weight too."""
     here = layer.columns[:, : layer.span]
     counts = np.bincount(here[here >= 0], minlength=inputs)
-    made: Values = counts * (2.0 ** len(layer.sums) * layer.rotations / layer.span)
-    return made
+    share = 2.0 ** len(layer.sums) * layer.rotations / layer.span
+    return np.asarray(counts * share, dtype=np.float64)
 
 
 def _gaussian(rng: np.random.Generator, like: Values, spread: float) -> Values:

@@ -16,10 +16,10 @@ from reticent.inference.ckks.plan import ClientPlan
 class EncryptedClient:
     """Encrypts queries for one plan and decrypts the replies.
 
-    Answers are rounded to `precision_bits` binary places, the plan's if None, before anything else sees them, and a
-    key answers at most `most_queries`: decryptions of approximate ciphertexts tell about the key
-    (Li & Micciancio 2021), and rounding hides what lies below the places that are right.
-    `rotate` makes new keys. Raises `BudgetExhaustedError` beyond that number.
+    Answers are rounded to `precision_bits` binary places (the plan's if None) before anything else
+    sees them, and a key answers at most `most_queries`: decryptions of approximate ciphertexts
+    tell about the key (Li & Micciancio 2021), and rounding hides what lies below the places that
+    are right. `rotate` makes new keys. Raises `BudgetExhaustedError` beyond that number.
     """
 
     def __init__(

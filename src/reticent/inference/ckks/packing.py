@@ -100,15 +100,15 @@ def several(weight: Values, slots: int, *, copies: int = 1, after: int = 1) -> L
     # Slot (k * copies + p) * rows + i of ciphertext t holds the (t * depth + k)-th column of the
     # row that copy p has in place i.
     place = np.arange(slots)
-    row = (place % rows + place // rows % copies * shift) % rows
-    packed = table.reshape(rows, -1, depth)[row, :, place // (rows * copies) % depth].T
+    here = (place % rows + place // rows % copies * shift) % rows
+    packed = table.reshape(rows, -1, depth)[here, :, place // (rows * copies) % depth].T
     return Layer(
         columns=packed,
-        rows=np.broadcast_to(_limited(row, outputs), packed.shape).copy(),
+        rows=np.broadcast_to(_limited(here, outputs), packed.shape).copy(),
         rotations=1,
         baby=1,
         sums=_doublings(rows * copies, rows * copies * depth),
-        outputs=_limited(row, outputs),
+        outputs=_limited(here, outputs),
         span=rows * copies * depth,
         copies=copies,
     )

@@ -84,8 +84,7 @@ def _operations(
 
     if level == 0:
         # The last prime is never divided by, and no product is taken there.
-        nothing: Callable[[], Any] = lambda: None
-        rest = dict.fromkeys(("multiply_plain", "multiply", "rescale"), nothing)
+        rest = dict.fromkeys(("multiply_plain", "multiply", "rescale"), _nothing)
         return {"rotate": turned, **rest, "mask": mask, "load": load}
     product = engine.multiply_plain(one, plain)
     total = engine.multiply_plain(one, plain)
@@ -97,6 +96,10 @@ def _operations(
         "mask": mask,
         "load": load,
     }
+
+
+def _nothing() -> None:
+    """Takes no time."""
 
 
 def _least(call: Callable[[], Any]) -> float:

@@ -24,6 +24,8 @@ LIMB, _WEIGHT_LIMB = 15, 16
 _EXACT_BITS, _WIDEST = 53, 30
 # Residues that are multiplied at a time: what a core's cache holds.
 BLOCK = 1024
+# The share of inputs that rows of one product have in common.
+_ALIKE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,24 @@ def combine(weights: NDArray[np.int64], values: Sequence[Residues], shape: Shape
                 plane = np.stack([value[half, index, here] for value in values])
                 made[:, half, index, here] = _product(parts, plane, prime, limb)
     return made
+
+
+def groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows that use nearly the same inputs, with all of those: a convolution's filters at a place.
+
+    Rows of zeros are a group of their own, without inputs.
+    """
+    found: list[tuple[list[int], NDArray[np.bool_]]] = []
+    for row, used in enumerate(weights != 0):
+        for rows, inputs in found:
+            common = int((used & inputs).sum())
+            if common >= _ALIKE * max(used.sum(), inputs.sum()):
+                rows.append(row)
+                inputs |= used
+                break
+        else:
+            found.append(([row], used.copy()))
+    return [(np.array(rows), np.flatnonzero(inputs)) for rows, inputs in found]
 
 
 def _parts(weights: NDArray[np.int64]) -> tuple[list[NDArray[np.float64]], int]:

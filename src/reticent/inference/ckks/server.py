@@ -12,11 +12,12 @@ from reticent.inference.ckks.chain import Stage
 from reticent.inference.ckks.engine import Engine
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, load_keys
-from reticent.inference.ckks.lowering import Matrix, Square
+from reticent.inference.ckks.lowering import Square
 from reticent.inference.ckks.masking import masked
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.plan import Plan
 from reticent.inference.ckks.program import Values
+from reticent.inference.ckks.rows import Matrix
 from reticent.random import SecureRandom
 
 
