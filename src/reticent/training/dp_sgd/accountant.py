@@ -3,8 +3,9 @@
 The number reported is `PLDAccountant` at a discretisation of 1e-4, or 1e-3 for truncated batches
 and for users, whose distributions take seconds to make; a certified upper bound either way
 (connect-the-dots, Doroshenko et al. 2022). Renyi accounting is what a ledger is charged, and the
-cross-check: it is looser, so an answer below the other would be a defect. The central-limit ("GDP") approximation isn't used: it
-understates epsilon by up to a factor of five where noise and sampling probability are small.
+cross-check: it is looser, so an answer below the other would be a defect. The central-limit ("GDP")
+approximation isn't used: it understates epsilon by up to a factor of five where noise and sampling
+probability are small.
 """
 
 from __future__ import annotations
