@@ -39,7 +39,8 @@ from reticent.pipeline.stage import by_regime, load_task, prepare
 from reticent.pipeline.subject import of_checkpoint
 from reticent.privacy.certificate import check_certificate
 from reticent.privacy.ledger import Cap, Ledger, SQLiteStore
-from reticent.training.dp_sgd.charged import APPROXIMATE
+from reticent.training.dp_sgd.accountant import epsilon
+from reticent.training.dp_sgd.charged import RENYI
 
 pytest.importorskip("dp_accounting")
 
@@ -188,8 +189,9 @@ def test_users_pay_as_users(data: Path, tmp_path: Path) -> None:
     assert claim.strength.unit == "user"
     assert made.private.mechanism.records_per_user == 3
     assert made.private.mechanism.capacity is None
-    # Mixtures for users have no Renyi analysis to charge by.
-    assert made.private.entry.charged_as == APPROXIMATE
+    assert made.private.entry.charged_as == RENYI
+    # A second accountant, with room for its looser conversion, agrees on what was charged.
+    assert epsilon(made.private.mechanism, 1e-4) <= spent(ledger)
     assert 0 < spent(ledger) <= 2.0
     with pytest.raises(ConfigError, match="unit"):
         trained(recipe_of(data, ledger=str(ledger)))

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
+from scipy.special import logsumexp
 
 from reticent.errors import ConfigError
 from reticent.training.dp_sgd.accountant import (
@@ -120,29 +121,38 @@ def test_the_curve_falls_with_delta() -> None:
     assert points[0] > points[1] > points[2] == pytest.approx(epsilon(mechanism, 1e-5))
 
 
-@pytest.mark.parametrize(("noise", "probability"), [(0.8, 0.02), (3.0, 0.4), (1.0, 1.0)])
-def test_renyi_curves_equal_integrals_in_both_directions(noise: float, probability: float) -> None:
-    """The divergence of a sampled Gaussian with and without the record, by quadrature."""
+@pytest.mark.parametrize(
+    ("noise", "probability", "count"),
+    [(0.8, 0.02, 1), (3.0, 0.4, 1), (1.0, 1.0, 1), (2.0, 0.1, 3), (6.0, 0.7, 4)],
+)
+def test_renyi_curves_equal_integrals_in_both_directions(
+    noise: float, probability: float, count: int
+) -> None:
+    """The divergence of a sampled Gaussian with and without the unit's records, by quadrature."""
     orders = (2.0, 2.5, 5.0, 16.0)
-    mechanism = Mechanism(noise_multiplier=noise, steps=7, sampling_probability=probability)
+    mechanism = Mechanism(
+        noise_multiplier=noise,
+        steps=7,
+        sampling_probability=probability,
+        records_per_user=count,
+    )
     found = renyi_curve(mechanism, orders)
 
     def without(x: float) -> float:
         return float(stats.norm.logpdf(x, 0, noise))
 
     def with_it(x: float) -> float:
-        moved = float(stats.norm.logpdf(x, 1, noise)) + math.log(probability)
-        stays = math.log1p(-probability) if probability < 1 else -math.inf
-        return float(np.logaddexp(without(x) + stays, moved))
+        drawn = stats.binom.pmf(np.arange(count + 1), count, probability)
+        return float(logsumexp(stats.norm.logpdf(x, np.arange(count + 1), noise), b=drawn))
 
     for order, value in zip(orders, found, strict=True):
         integrals = [
             integrate.quad(
                 lambda x, p=p, q=q, a=order: math.exp(a * p(x) + (1 - a) * q(x)),
                 -30 * noise,
-                30 * noise + order,
+                30 * noise + count * order,
                 limit=2000,
-                points=(0, 1, order),
+                points=(0, 1, count * order),
             )[0]
             for p, q in ((with_it, without), (without, with_it))
         ]

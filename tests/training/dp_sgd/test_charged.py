@@ -180,6 +180,24 @@ def test_a_run_that_fills_the_cap_is_charged_as_epsilon_and_delta(tmp_path: Path
     assert spent(ledger) <= 2.0
 
 
+@pytest.mark.parametrize("epsilon", [1.0, 2.0])
+def test_a_run_that_never_started_goes_on_under_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epsilon: float
+) -> None:
+    """In either form of the charge: below the cap, and at its brim."""
+    ledger = granted(tmp_path, epsilon=2.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "start", lambda charge: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bought(ledger, "interrupted", epsilon=epsilon)
+    before = spent(ledger)
+    assert before > 0.7 * epsilon
+    bought(ledger, "interrupted", epsilon=epsilon)
+    assert spent(ledger) == before
+    with pytest.raises(ConfigError):
+        bought(ledger, "interrupted", epsilon=epsilon)
+
+
 def test_a_network_without_a_bound_costs_nothing(tmp_path: Path) -> None:
     ledger = granted(tmp_path)
     x, y = records()

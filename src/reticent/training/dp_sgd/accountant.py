@@ -2,9 +2,10 @@
 
 The number reported is `PLDAccountant` at a discretisation of 1e-4, or 1e-3 for truncated batches
 and for users, whose distributions take seconds to make; a certified upper bound either way
-(connect-the-dots, Doroshenko et al. 2022). Renyi accounting is the cross-check: it is looser, so an
-answer below the other would be a defect. The central-limit ("GDP") approximation isn't used: it
-understates epsilon by up to a factor of five where noise and sampling probability are small.
+(connect-the-dots, Doroshenko et al. 2022). Renyi accounting is what a ledger is charged, and the
+cross-check: it is looser, so an answer below the other would be a defect. The central-limit ("GDP")
+approximation isn't used: it understates epsilon by up to a factor of five where noise and sampling
+probability are small.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from scipy import optimize
 
 from reticent.errors import ConfigError, MissingExtraError, ReticentError
+from reticent.training.dp_sgd.mixture import renyi_of_users
 
 _REPORTED, _COARSE = 1e-4, 1e-3
 _MOST_LOG_NOISE = 14.0
@@ -152,10 +154,20 @@ def renyi_epsilon(mechanism: Mechanism, delta: float) -> float:
 def renyi_curve(mechanism: Mechanism, orders: Sequence[float]) -> tuple[float, ...]:
     """The Renyi divergence between neighbours' outputs, in nats, at most, at each order.
 
-    Mironov, Talwar and Zhang 2019, section 3.3: for Poisson sampling, both directions. Infinite
-    where dp-accounting has no Renyi analysis: truncated batches, mixtures for users.
+    Mironov, Talwar and Zhang 2019, section 3.3: for Poisson sampling, both directions; for users
+    by `mixture`. Infinite for truncated batches, which have no Renyi analysis.
     """
     _accounting()
+    probability = mechanism.sampling_probability
+    if mechanism.records_per_user > 1 and probability is not None:
+        event(mechanism)  # refuses truncation
+        one = renyi_of_users(
+            noise_multiplier=mechanism.noise_multiplier,
+            probability=probability,
+            records_per_user=mechanism.records_per_user,
+            orders=orders,
+        )
+        return tuple(mechanism.steps * (value * (1 + 1e-9) + 1e-12) for value in one)
     accountant = importlib.import_module("dp_accounting.rdp").RdpAccountant(list(orders))
     made = event(mechanism)
     if not accountant.supports(made):

@@ -22,7 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reticent.errors import BudgetExhaustedError, ConfigError, DataError, EvidenceError
+from reticent.errors import (
+    BudgetExhaustedError,
+    ConfigError,
+    DataError,
+    EvidenceError,
+    ReticentError,
+)
 from reticent.guarantee import DifferentialPrivacy
 from reticent.privacy.ledger import (
     ORDERS,
@@ -97,8 +103,8 @@ def train_charged(
     records, drawn secretly. `key` names this run: it is charged once and runs once. Raises
     `BudgetExhaustedError` where the cap would be passed, `EvidenceError` for other records than
     the registered ones, `ConfigError` for a budget of another unit, or a key that has run,
-    `UnsupportedError` for a network without a bound per example; in all these cases nothing was
-    trained or charged.
+    `UnsupportedError` for a module that mixes examples; in all these cases nothing was trained or
+    charged. A network that only its first batch shows to mix them has been charged.
     """
     if len(inputs) != len(targets) or not len(inputs):
         raise DataError(
@@ -194,13 +200,17 @@ def _reserve(
     event: dict[str, Any],
     **about: str,
 ) -> tuple[Charge, str]:
-    """The first form of the cost that every cap admits. `BudgetExhaustedError` where none is."""
-    refusal: BudgetExhaustedError | None = None
+    """The first form of the cost that every cap admits, or the one that `key` was charged before.
+
+    Raises `BudgetExhaustedError` where none is, `ConfigError` for the key of another request.
+    """
+    refusal: ReticentError | None = None
     for cost, form in costs(mechanism, *claim):
         try:
             told = {**event, "charged_as": form}
             return ledger.reserve(dataset, cost, event=told, **about), form
-        except BudgetExhaustedError as error:
+        except (BudgetExhaustedError, ConfigError) as error:
+            # A key that is taken debits nothing, in whatever form.
             refusal = error
     assert refusal is not None
     raise refusal
