@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from reticent.attacks.extraction.slots import recovered, repeating, solve_linear, solve_slots
 from reticent.attacks.finding import Finding
@@ -49,7 +50,7 @@ def audit_messages(
 ) -> tuple[Finding, ...]:
     """How well the class of a chosen input is told by sizes, by numbers of messages, by CPU time.
 
-    The server encrypts nothing and decrypts nothing; it counts and takes the time. Inputs are sent
+    The server reads nothing; it counts and takes the time. Inputs are sent
     in random order, so that a machine that slows down is no leak. Three findings in this order, of
     `audit_traffic`: floor 1 / classes, 95 % intervals; where all exchanges look alike the excess
     is exactly 0. Times vary: of forty honest servers one shows a small excess in time, once.
@@ -114,12 +115,14 @@ def audit_replies(
     bias = np.where(outputs >= 0, matrix.bias[np.maximum(outputs, 0)], 0.0)
     scores = []
     for _ in range(trials):
-        x = rng.uniform(-plan.bound, plan.bound, plan.lowered.matrices[0].weight.shape[1])
+        x = rng.uniform(-plan.bound, plan.bound, (plan.lowered.matrices[0].weight.shape[1],))
         equations = _equations(plan, x)
-        request = probe.encrypt(1j * x if imaginary else x.astype(np.complex128))
+        request = probe.encrypt(np.asarray(1j * x if imaginary else x, dtype=np.complex128))
         whole = [probe.slots(server.answer(request)) for _ in range(2)]
         # Biases are real: they are no part of what an imaginary query brings along.
-        seen = [made.imag if imaginary else made.real - np.resize(bias, made.size) for made in whole]
+        seen = [
+            made.imag if imaginary else made.real - np.resize(bias, made.size) for made in whole
+        ]
         first, second = (values[: layer.span] for values in seen)
         told = np.flatnonzero(repeating(first, second))
         given = np.flatnonzero(outputs >= 0)
@@ -243,8 +246,6 @@ def _equations(plan: Plan, x: Array) -> Array:
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
     """A 95 % t interval for the mean of at least two values; a point where they are all alike."""
-    from scipy import stats
-
     made = np.asarray(values, dtype=np.float64)
     half = stats.t.ppf(0.975, len(made) - 1) * made.std(ddof=1) / np.sqrt(len(made))
     return float(made.mean() - half), float(made.mean() + half)

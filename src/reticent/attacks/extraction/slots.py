@@ -1,8 +1,9 @@
 """Weights from an encrypted reply's slots: partial sums that travel with the answers.
 
-Rotate-and-add leaves in each slot a sum of products of weights and inputs; only some slots are whole
-outputs. Who holds the key reads them all, and each is one more linear equation in the weights. The
-attacker asks everything twice: what a fresh mask covers differs, what repeats is an equation.
+Rotate-and-add leaves in each slot a sum of products of weights and inputs; only some slots are
+whole outputs. Who holds the key reads them all, and each is one more linear equation in the
+weights. The attacker asks everything twice: what a fresh mask covers differs, what repeats is an
+equation.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ def solve_slots(equations: Array, values: Array) -> Array:
     """
     if not len(values):
         return np.zeros(equations.shape[1])
-    made: Array = np.linalg.lstsq(equations, values, rcond=1e-3)[0]
-    return made
+    return np.asarray(np.linalg.lstsq(equations, values, rcond=1e-3)[0], dtype=np.float64)
 
 
 def solve_linear(points: Array, answers: Array) -> Array:
@@ -37,8 +37,7 @@ def solve_linear(points: Array, answers: Array) -> Array:
     Least squares: rounding is noise to it, which more queries average out.
     """
     rows = np.hstack([points, np.ones((len(points), 1))])
-    made: Array = np.linalg.lstsq(rows, answers, rcond=None)[0].T
-    return made
+    return np.asarray(np.linalg.lstsq(rows, answers, rcond=None)[0].T, dtype=np.float64)
 
 
 def recovered(true: Array, guess: Array) -> float:
