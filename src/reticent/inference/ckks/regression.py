@@ -6,8 +6,8 @@ takes five products in a row, with sigma replaced by its cubic least-squares fit
 client makes the weights fresh: it decrypts them under a uniform mask of the server's, encrypts
 them again, and the server takes the mask off. This honest-client refresh costs a round trip a step
 and keeps the ring small; with it any number of steps is possible. Nesterov's momentum, which halves
-their number, costs the server nothing: the client extrapolates the masked weights that it refreshes,
-and the server its masks, which it knows.
+their number, costs the server nothing: the client extrapolates the masked weights that it
+refreshes, and the server its masks, which it knows.
 
 **Who learns what.** The server: the number of records and features, nothing else (computational,
 128 bits). The client, who owns records and key: the final weights; of those on the way it sees
@@ -143,7 +143,8 @@ class RegressionClient:
         self._keys = ClientKeys(task.parameters, plan=task.digest, steps=task.steps)
         self.public_keys = self._keys.public
         self.decrypted = 0
-        self._restart()
+        self._steps = 0
+        self._before: Array = np.zeros(task.parameters.slots)
 
     def encrypt_records(self, x: Array, y: NDArray[Any]) -> Iterator[bytes]:
         """Messages of records x (n, features) with labels y (n,) of 0 and 1.
@@ -213,7 +214,9 @@ class RegressionServer:
             task.parameters, keys, plan=task.digest, rotations=len(task.steps)
         )
         self._records: list[Any] = []
-        self._restart()
+        self._mask: Array | None = None
+        self._steps = 0
+        self._before: Array = np.zeros(task.parameters.slots)
 
     def load(self, messages: Iterable[bytes], *, spool: Path | None = None) -> None:
         """Take the encrypted records; with `spool`, a folder, one at a time is in memory.
@@ -265,7 +268,7 @@ class RegressionServer:
         return self._reply(made)
 
     def _restart(self) -> None:
-        self._mask: Array | None = None
+        self._mask = None
         self._steps, self._before = 0, np.zeros(self._task.parameters.slots)
 
     def _pulled(self, records: Any, weights: Any) -> Any:

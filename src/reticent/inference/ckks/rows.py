@@ -35,7 +35,7 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows z (z + `offset`) of z = `before`; each result is key, weight (out, rows), bias (out,)."""
+    """Rows z (z + `offset`) of z = `before`; a result: key, weight (out, rows), bias (out,)."""
 
     name: str
     before: Matrix
@@ -112,9 +112,7 @@ def quartic(step: Polynomial, shape: Shape, key: Hashable, square: Matrix, x: Ma
     both = np.concatenate([k, m])
     if np.all(np.abs(wanted) <= _LARGEST_OFFSET * np.abs(both)):
         offset = wanted / np.where(both == 0, 1.0, both)
-        return Rows(
-            name=step.name, before=before, offset=offset, results=((key, weight, zero),)
-        )
+        return Rows(name=step.name, before=before, offset=offset, results=((key, weight, zero),))
     rest = carried(key, _combined(x.name, square, r, x, one))
     (_, through, _), *_ = rest.results
     return Rows(
