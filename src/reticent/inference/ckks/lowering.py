@@ -86,7 +86,9 @@ class _Lowering:
             step = self._steps[number - 1]
             if all(source in self._values for source in step.sources) and _is_affine(step):
                 given = self._shapes[step.sources[0]]
-                self._values[number] = _applied(step, [self._values[s] for s in step.sources], given)
+                self._values[number] = _applied(
+                    step, [self._values[s] for s in step.sources], given
+                )
                 self._left.discard(number)
 
     def _stage(self) -> None:

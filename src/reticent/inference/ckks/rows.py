@@ -35,7 +35,10 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows z (z + `offset`) of z = `before`; each result is key, weight (out, rows), bias (out,)."""
+    """Rows z (z + `offset`) of z = `before`.
+
+    Each of `results` is a key, and weight (out, rows) and bias (out,) that give it.
+    """
 
     name: str
     before: Matrix
@@ -112,9 +115,7 @@ def quartic(step: Polynomial, shape: Shape, key: Hashable, square: Matrix, x: Ma
     both = np.concatenate([k, m])
     if np.all(np.abs(wanted) <= _LARGEST_OFFSET * np.abs(both)):
         offset = wanted / np.where(both == 0, 1.0, both)
-        return Rows(
-            name=step.name, before=before, offset=offset, results=((key, weight, zero),)
-        )
+        return Rows(name=step.name, before=before, offset=offset, results=((key, weight, zero),))
     rest = carried(key, _combined(x.name, square, r, x, one))
     (_, through, _), *_ = rest.results
     return Rows(
