@@ -18,7 +18,7 @@ from reticent.errors import (
     InputError,
     UnsupportedError,
 )
-from reticent.inference.ckks import masking
+from reticent.inference.ckks import masking, packing
 from reticent.inference.ckks import plan as plan_module
 from reticent.inference.ckks import server as server_module
 from reticent.inference.ckks.client import EncryptedClient
@@ -144,7 +144,7 @@ def test_nearly_linear_and_dead_channels_keep_their_precision():
         shape=(10,),
     )
     lowered = lower(program)
-    assert np.abs(lowered.squares[0].offset).max() <= 1e4
+    assert np.abs(lowered.squares[0].offset).max() <= 64
     x = rng.uniform(-1, 1, size=(2, 10))
     np.testing.assert_allclose(lowered.run(x), program.run(x), atol=1e-9)
     client, server = pair(plan(program, primitives=FLAT), precision_bits=16)
@@ -159,8 +159,6 @@ def slots_of(client, reply):
 
 def partial_sums(made, x):
     """What the last layer's blank slots hold before they are masked, from plain numbers."""
-    from reticent.inference.ckks import packing
-
     hidden = made.lowered.squares[0].run(made.lowered.matrices[0].run(x[None]))[0]
     layer, matrix = made.layers[-1], made.lowered.matrices[-1]
     columns = layer.columns[0]
@@ -335,23 +333,68 @@ def test_security_parameters_are_the_standards():
         plan(chain(*deep, shape=(4,)), primitives=FLAT)
 
 
-def test_what_can_not_be_encrypted_yet_is_named():
-    rng = np.random.default_rng(11)
-    residual = Program(
-        input_shape=(4,),
+def residual(rng) -> Program:
+    """A dense layer, a quadratic and a skip over both, then a quartic, a cubic and their sum."""
+    return Program(
+        input_shape=(8,),
         steps=(
-            Step(operation=dense(rng, "fc", 4, 4), sources=(0,)),
-            Step(operation=Add(name="skip"), sources=(0, 1)),
+            Step(operation=dense(rng, "fc1", 8, 8), sources=(0,)),
+            Step(operation=quadratic("act1", 8, rng), sources=(1,)),
+            Step(operation=dense(rng, "fc2", 8, 8), sources=(2,)),
+            Step(operation=Add(name="skip"), sources=(0, 3)),
+            Step(operation=polynomial(rng, "act2", 4, 8), sources=(4,)),
+            Step(operation=polynomial(rng, "act3", 3, 8), sources=(4,)),
+            Step(operation=Add(name="both"), sources=(5, 6, 4)),
+            Step(operation=dense(rng, "fc3", 3, 8), sources=(7,)),
         ),
     )
-    with pytest.raises(UnsupportedError, match="'skip' adds an earlier value"):
-        plan(residual, primitives=FLAT)
-    cubic = Polynomial(name="cube", coefficients=np.ones((4, 1)))
-    with pytest.raises(UnsupportedError, match="'cube' is a polynomial of degree=3"):
-        plan(chain(cubic, shape=(4,)), primitives=FLAT)
-    flat = Polynomial(name="flat", coefficients=np.array([[0.0], [1.0], [0.0]]))
-    with pytest.raises(UnsupportedError, match="that is linear"):
-        plan(chain(flat, shape=(4,)), primitives=FLAT)
+
+
+def polynomial(rng, name, degree, channels):
+    return Polynomial(name=name, coefficients=rng.normal(size=(degree + 1, channels)) / 4)
+
+
+def test_residuals_and_higher_degrees_are_computed():
+    program = residual(np.random.default_rng(20))
+    made = plan(program, primitives=FLAT)
+    # Three depths of squares: one for the quadratic, two for the quartic and the cubic.
+    assert len(made.lowered.squares) == 3
+    client, server = pair(made, precision_bits=16)
+    for x in np.random.default_rng(21).uniform(-1, 1, size=(2, 8)):
+        answer = client.decrypt(server.answer(client.encrypt(x)))
+        np.testing.assert_allclose(answer, program.run(x[None])[0], atol=2e-2)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_lowering_is_exact_for_every_degree(degree, size):
+    """Also where the highest coefficient is small beside the others, or none."""
+    rng = np.random.default_rng(degree)
+    act = polynomial(rng, "act", degree, 6)
+    act.coefficients[degree] *= size
+    act.coefficients[degree, 0] = 0.0
+    program = chain(dense(rng, "fc1", 6, 5), act, dense(rng, "fc2", 2, 6), shape=(5,))
+    lowered = lower(program)
+    assert all(np.abs(square.offset).max() <= 64 for square in lowered.squares)
+    x = rng.normal(size=(9, 5))
+    np.testing.assert_allclose(lowered.run(x), program.run(x), atol=1e-9)
+
+
+def test_sparse_stages_rotate_only_for_their_weights():
+    rng = np.random.default_rng(22)
+    act = polynomial(rng, "act", 4, 32)
+    program = chain(dense(rng, "fc1", 32, 30), act, dense(rng, "fc2", 20, 32), shape=(30,))
+    made = plan(program, primitives=FLAT)
+    middle = made.layers[1]
+    assert middle.rotations >= 32
+    assert len(middle.turns) <= 4
+    assert middle.count == packing.fewest_rotations(middle) < 10
+
+
+def test_what_can_not_be_encrypted_yet_is_named():
+    fifth = Polynomial(name="fifth", coefficients=np.ones((6, 1)))
+    with pytest.raises(UnsupportedError, match="'fifth' is a polynomial of degree=5"):
+        plan(chain(fifth, shape=(4,)), primitives=FLAT)
 
 
 def test_the_plan_says_what_each_packing_costs(parties):

@@ -196,7 +196,7 @@ def _met(layer: Layer, inputs: int) -> Values:
     """How many slots with each input (inputs,) an output sums over, those with no weight too."""
     here = layer.columns[:, : layer.span]
     counts = np.bincount(here[here >= 0], minlength=inputs)
-    share = 2.0 ** len(layer.sums) * layer.rotations / layer.span
+    share = 2.0 ** len(layer.sums) * len(layer.turns) / layer.span
     return np.asarray(counts * share, dtype=np.float64)
 
 

@@ -9,7 +9,7 @@ the server's rotations are what is dear. `diagonals` proves that each pair is me
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,18 +40,32 @@ class Layer:
     outputs: Indices = field(repr=False)
     span: int
     copies: int = 1
+    used: tuple[int, ...] | None = None
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """The rotations of the input that meet a weight; all unless `thinned`."""
+        return tuple(range(self.rotations)) if self.used is None else self.used
+
+    @property
+    def babies(self) -> tuple[int, ...]:
+        """The small steps, 0 among them if it is one."""
+        return tuple(sorted({turn % self.baby for turn in self.turns}))
+
+    @property
+    def giants(self) -> tuple[int, ...]:
+        """The large steps, 0 among them if it is one."""
+        return tuple(sorted({turn - turn % self.baby for turn in self.turns}))
 
     @property
     def steps(self) -> set[int]:
         """The rotations that keys are needed for."""
-        giants = range(self.baby, self.rotations, self.baby)
-        return {*range(1, self.baby), *giants, *self.sums}
+        return {*self.babies, *self.giants, *self.sums} - {0}
 
     @property
     def count(self) -> int:
         """Rotations that one evaluation makes."""
-        giants = -(-self.rotations // self.baby)
-        return self.baby - 1 + giants - 1 + len(self.sums)
+        return _turned(self.turns, self.baby) + len(self.sums)
 
 
 def single(outputs: int, inputs: int, slots: int) -> Layer:
@@ -86,7 +100,8 @@ def several(weight: Values, slots: int, *, copies: int = 1, after: int = 1) -> L
     """
     outputs = len(weight)
     rows, shift = _power_of_two(outputs), _power_of_two(after) // copies
-    if rows * copies > slots or shift < 1 or _power_of_two(after) > rows:
+    fits = copies == 1 or (shift >= 1 and _power_of_two(after) <= rows)
+    if rows * copies > slots or not fits:
         raise UnsupportedError(
             f"Expected at most {slots} slots for {copies} copies of {outputs} outputs, and at most "
             f"as many outputs of the next matrix, got {after}."
@@ -193,8 +208,23 @@ def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
 
 def fewest_rotations(layer: Layer) -> int:
     """A lower bound for this upload: the best baby and giant steps, and the sum's doublings."""
-    best = min(b + -(-layer.rotations // b) - 2 for b in range(1, layer.rotations + 1))
+    best = min(_turned(layer.turns, baby) for baby in range(1, layer.rotations + 1))
     return best + len(layer.sums)
+
+
+def thinned(weight: Values, layer: Layer) -> Layer:
+    """The layer without the rotations that meet no weight: many where the matrix is sparse."""
+    if layer.rotations == 1 or np.count_nonzero(weight) > weight.size / 4:
+        return layer
+    met = np.any([[each.any() for each in row] for row in diagonals(weight, layer)], axis=0)
+    used = tuple(int(turn) for turn in np.flatnonzero(met)) or (0,)
+    baby = min(range(1, layer.rotations + 1), key=lambda size: (_turned(used, size), -size))
+    return replace(layer, used=used, baby=baby)
+
+
+def _turned(turns: tuple[int, ...], baby: int) -> int:
+    small, large = {turn % baby for turn in turns}, {turn // baby for turn in turns}
+    return len(small - {0}) + len(large - {0})
 
 
 def _period(outputs: int, inputs: int, slots: int) -> tuple[int, int]:

@@ -192,7 +192,7 @@ def _affordable(found: list[_Laid]) -> list[_Laid]:
 def _encoded_bytes(laid: _Laid) -> int:
     total, parameters = 0, laid.chain.parameters
     for layer, stage in zip(laid.layers, laid.chain.stages, strict=True):
-        total += layer.rotations * len(layer.columns) * parameters.degree * (stage.level + 1) * 8
+        total += len(layer.turns) * len(layer.columns) * parameters.degree * (stage.level + 1) * 8
     return total + parameters.key_bytes(len(_steps(laid.layers)))
 
 
@@ -229,7 +229,7 @@ def _following(first: Layer, lowered: Lowered) -> tuple[Layer, ...]:
         before, rows = layers[-1], len(matrix.weight)
         ends = index == len(lowered.matrices)
         blocks = packing.last(rows, before.outputs, packing.period_of(before)) if ends else None
-        layers.append(blocks or packing.hidden(rows, before))
+        layers.append(blocks or packing.thinned(matrix.weight, packing.hidden(rows, before)))
     return tuple(layers)
 
 
@@ -237,11 +237,12 @@ def _estimate(laid: _Laid, lowered: Lowered, costs: Primitives) -> Estimate:
     """Counts times primitives, each at the level where it happens."""
     total, layers, parameters = 0.0, laid.layers, laid.chain.parameters
     for index, (layer, stage) in enumerate(zip(layers, laid.chain.stages, strict=True)):
-        giants = -(-layer.rotations // layer.baby)
-        total += costs.at("rotate", stage.level) * (layer.baby - 1)
-        total += costs.at("multiply_plain", stage.level) * layer.rotations * len(layer.columns)
-        total += costs.at("rescale", stage.level) * giants * stage.divides
-        total += costs.at("rotate", stage.left) * (giants - 1 + len(layer.sums))
+        babies, giants = len(set(layer.babies) - {0}), len(set(layer.giants) - {0})
+        products = len(layer.turns) * len(layer.columns)
+        total += costs.at("rotate", stage.level) * babies
+        total += costs.at("multiply_plain", stage.level) * products
+        total += costs.at("rescale", stage.level) * len(layer.giants) * stage.divides
+        total += costs.at("rotate", stage.left) * (giants + len(layer.sums))
         if index < len(lowered.squares):
             total += costs.at("multiply", stage.left)
     uploads = len(layers[0].columns)

@@ -35,7 +35,10 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows z (z + `offset`) of z = `before`; a result: key, weight (out, rows), bias (out,)."""
+    """Rows z (z + `offset`) of z = `before`.
+
+    Each of `results` is a key, and weight (out, rows) and bias (out,) that give it.
+    """
 
     name: str
     before: Matrix

@@ -91,7 +91,7 @@ class _Ready:
         self._factor = 2.0**stage.out_bits * (engine.prime(stage.level) if stage.divides else 1)
         self._incoming: float | None = None
         self._weights = packing.diagonals(matrix.weight, layer)
-        self._encoded: list[list[Any]] = []
+        self._encoded: list[dict[int, Any]] = []
         self._kept: dict[tuple[str, float], Any] = {}
         self._bias = _spread(matrix.bias, layer)
         self._offset = None if square is None else _spread(square.offset, layer)
@@ -101,8 +101,9 @@ class _Ready:
         if self._incoming != engine.scale(values[0]):
             self._encode(engine.scale(values[0]))
         total = None
-        for giant in range(0, layer.rotations, layer.baby):
-            part = self._inner(values, giant)
+        babies = [self._babies(value) for value in values]
+        for giant in layer.giants:
+            part = self._inner(babies, giant)
             if part is None:
                 continue
             part = engine.rescale(part) if self._stage.divides else part
@@ -114,41 +115,37 @@ class _Ready:
         total = engine.add_plain(total, self._plain("bias", self._bias, total))
         return total if self._offset is None else self._squared(total)
 
-    def _inner(self, values: list[Any], giant: int) -> Any:
-        engine, layer = self._engine, self._layer
-        if giant == 0:
-            self._turned = [self._babies(value) for value in values]
-        total = None
-        for turned, encoded in zip(self._turned, self._encoded, strict=True):
-            for baby in range(min(layer.baby, layer.rotations - giant)):
-                plain = encoded[giant + baby]
+    def _inner(self, babies: list[dict[int, Any]], giant: int) -> Any:
+        engine, total = self._engine, None
+        for turned, encoded in zip(babies, self._encoded, strict=True):
+            for baby, value in turned.items():
+                plain = encoded.get(giant + baby)
                 if plain is None:
                     continue
                 if total is None:
-                    total = engine.multiply_plain(turned[baby], plain)
+                    total = engine.multiply_plain(value, plain)
                 else:
-                    total = engine.multiply_add(total, turned[baby], plain)
+                    total = engine.multiply_add(total, value, plain)
         return total
 
-    def _babies(self, value: Any) -> list[Any]:
-        steps = range(1, min(self._layer.baby, self._layer.rotations))
-        return [value, *(self._engine.rotate(value, step) for step in steps)]
+    def _babies(self, value: Any) -> dict[int, Any]:
+        turn = self._engine.rotate
+        return {step: turn(value, step) if step else value for step in self._layer.babies}
 
     def _encode(self, incoming: float) -> None:
         """Weights at the scale that leaves exactly the stage's, behind the division if any."""
         scale = self._factor / incoming
         self._incoming = incoming
         self._encoded = [
-            [
-                self._engine.encode(
+            {
+                rotation: self._engine.encode(
                     np.roll(weights, rotation // self._layer.baby * self._layer.baby),
                     scale=scale,
                     level=self._stage.level,
                 )
-                if weights.any()
-                else None
                 for rotation, weights in enumerate(each)
-            ]
+                if weights.any()
+            }
             for each in self._weights
         ]
 
