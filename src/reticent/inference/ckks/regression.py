@@ -6,8 +6,8 @@ takes five products in a row, with sigma replaced by its cubic least-squares fit
 client makes the weights fresh: it decrypts them under a uniform mask of the server's, encrypts
 them again, and the server takes the mask off. This honest-client refresh costs a round trip a step
 and keeps the ring small; with it any number of steps is possible. Nesterov's momentum, which halves
-their number, costs the server nothing: the client extrapolates the masked weights that it refreshes,
-and the server its masks, which it knows.
+their number, costs the server nothing: the client extrapolates the masked weights that it
+refreshes, and the server its masks, which it knows.
 
 **Who learns what.** The server: the number of records and features, nothing else (computational,
 128 bits). The client, who owns records and key: the final weights; of those on the way it sees
@@ -138,6 +138,9 @@ class Regression:
 class RegressionClient:
     """Owns records and key. `most_steps` bounds what one key decrypts."""
 
+    _steps: int
+    _before: Array
+
     def __init__(self, task: Regression, *, most_steps: int = 10_000) -> None:
         self._task, self._most_steps = task, most_steps
         self._keys = ClientKeys(task.parameters, plan=task.digest, steps=task.steps)
@@ -207,6 +210,10 @@ class RegressionClient:
 class RegressionServer:
     """Trains with public keys only."""
 
+    _steps: int
+    _before: Array
+    _mask: Array | None
+
     def __init__(self, task: Regression, keys: bytes) -> None:
         self._task, self._random = task, SecureRandom()
         self._key_id, self._engine = load_keys(
@@ -265,7 +272,7 @@ class RegressionServer:
         return self._reply(made)
 
     def _restart(self) -> None:
-        self._mask: Array | None = None
+        self._mask = None
         self._steps, self._before = 0, np.zeros(self._task.parameters.slots)
 
     def _pulled(self, records: Any, weights: Any) -> Any:
