@@ -138,6 +138,9 @@ class Regression:
 class RegressionClient:
     """Owns records and key. `most_steps` bounds what one key decrypts."""
 
+    _steps: int
+    _before: Array
+
     def __init__(self, task: Regression, *, most_steps: int = 10_000) -> None:
         self._task, self._most_steps = task, most_steps
         self._keys = ClientKeys(task.parameters, plan=task.digest, steps=task.steps)
@@ -207,6 +210,10 @@ class RegressionClient:
 
 class RegressionServer:
     """Trains with public keys only."""
+
+    _steps: int
+    _before: Array
+    _mask: Array | None
 
     def __init__(self, task: Regression, keys: bytes) -> None:
         self._task, self._random = task, SecureRandom()
