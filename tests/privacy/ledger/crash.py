@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from reticent.privacy.ledger.store import _SQLiteTransaction
 SLICES = 12
 CAP = Cap(epsilon=0.1 * SLICES, delta=0.0)
 SLICE = pure_dp(epsilon=0.1)
+STEPS = 500
 
 
 def template(folder: Path) -> Path:
@@ -46,14 +47,18 @@ def child(body: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def spender(path: Path, journal: Path, seed: int) -> Callable[[], None]:
+def spender(
+    path: Path, journal: Path, seed: int, gate: int, progress: int | None
+) -> Callable[[], None]:
     """Spends until refused, noting in the journal what was promised, read and released.
 
-    Half of the children kill themselves inside a transaction, after a random statement or
-    between two steps; the others are killed from outside at a random time.
+    Waits for `gate` to close, so that all children race. Without `progress`, the child kills
+    itself inside a transaction, after a random statement or between two steps; with it, it tells
+    there of every step, so that somebody can kill it from outside, wherever it is by then.
     """
 
     def body() -> None:
+        os.read(gate, 1)
         rng = random.Random(seed)
         note = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -61,11 +66,13 @@ def spender(path: Path, journal: Path, seed: int) -> Callable[[], None]:
             os.write(note, f"{text}\n".encode())
             maybe_die()
 
-        fuse = rng.randrange(4, 150) if seed % 2 else None
+        fuse = rng.randrange(4, STEPS)
 
         def maybe_die() -> None:
             nonlocal fuse
-            if fuse is not None:
+            if progress is not None:
+                os.write(progress, b".")
+            else:
                 fuse -= 1
                 if fuse <= 0:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -106,15 +113,45 @@ def run_schedule(path: Path, seed: int, children: int = 3) -> dict[str, int]:
     """One schedule of children and kills on the ledger at `path`, checked; counts by outcome."""
     rng = random.Random(seed)
     journal = path.with_suffix(".journal")
-    pids = [child(spender(path, journal, 1000 * seed + i)) for i in range(children)]
-    for i, pid in enumerate(pids):
-        if (1000 * seed + i) % 2 == 0:
-            time.sleep(rng.random() * 0.04)
-            os.kill(pid, signal.SIGKILL)
+    gate, start = os.pipe()
+    pids: list[int] = []
+    watched: dict[int, tuple[int, int]] = {}
+    for i in range(children):
+        progress, tell = os.pipe() if i % 2 == 0 else (None, None)
+
+        def run(i: int = i, tell: int | None = tell) -> None:
+            os.close(start)
+            spender(path, journal, 1000 * seed + i, gate, tell)()
+
+        pids.append(child(run))
+        if progress is not None and tell is not None:
+            os.close(tell)
+            watched[progress] = (pids[-1], rng.randrange(STEPS))
+    os.close(start)
+    os.close(gate)
+    kill_on_the_way(watched)
     status = [os.waitpid(pid, 0)[1] for pid in pids]
     assert all(os.WIFSIGNALED(code) or os.WEXITSTATUS(code) == 0 for code in status)
     killed = sum(os.WIFSIGNALED(code) for code in status)
     return check(path, journal) | {"killed": killed}
+
+
+def kill_on_the_way(watched: dict[int, tuple[int, int]]) -> None:
+    """Kill each child once its pipe has told of so many steps, unless it ends before.
+
+    Counting steps, not seconds, keeps a fast machine from finishing before the kill.
+    """
+    left = dict(watched)
+    while left:
+        for pipe in select.select(list(left), [], [])[0]:
+            pid, steps = left[pipe]
+            told = len(os.read(pipe, 4096))
+            left[pipe] = (pid, steps - told)
+            if told and steps < told:
+                os.kill(pid, signal.SIGKILL)
+            if not told or steps < told:
+                os.close(pipe)
+                del left[pipe]
 
 
 def check(path: Path, journal: Path) -> dict[str, int]:

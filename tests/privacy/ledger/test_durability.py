@@ -30,9 +30,8 @@ def run_schedules(folder: Path, seeds: range) -> Counter[str]:
 
 def test_no_schedule_of_kills_and_races_overspends(tmp_path: Path) -> None:
     seen = run_schedules(tmp_path, range(200))
-    # The schedules did something: children were killed, with and without having read data. How
-    # many depends on the machine's speed: on a fast one more of them are done before the kill.
-    assert seen["killed"] > 20
+    # The schedules did something: children were killed, with and without having read data.
+    assert seen["killed"] > 50
     assert seen["charges"] > seen["read"] > 50
 
 
@@ -86,18 +85,24 @@ def test_two_processes_share_one_budget_to_the_last_slice(tmp_path: Path) -> Non
     verify(ledger.store, ledger.key.public)
 
 
-def test_two_processes_can_make_the_same_ledger_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "new.db"
+def test_many_processes_can_make_the_same_ledger_at_once(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / f"new{number}.db"
+        gate, start = os.pipe()
 
-    def make() -> None:
-        Ledger.create(path).grant("people", ["a"], cap=crash.CAP)
+        def make(path: Path = path, gate: int = gate, start: int = start) -> None:
+            os.close(start)
+            os.read(gate, 1)
+            Ledger.create(path).grant("people", ["a"], cap=crash.CAP)
 
-    for pid in [crash.child(make) for _ in range(4)]:
-        assert os.waitpid(pid, 0)[1] == 0
-    ledger = Ledger.open(path)
-    assert len(ledger.balances()) == 1
-    assert [entry["kind"] for entry in ledger.history()] == ["open", "grant"]
-    verify(ledger.store, ledger.key.public)
+        pids = [crash.child(make) for _ in range(4)]
+        os.close(start)
+        os.close(gate)
+        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0, 0]
+        ledger = Ledger.open(path)
+        assert len(ledger.balances()) == 1
+        assert [entry["kind"] for entry in ledger.history()] == ["open", "grant"]
+        verify(ledger.store, ledger.key.public)
 
 
 def test_a_ledger_survives_a_fork_in_both_halves_and_amid_threads(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -144,8 +145,7 @@ class SQLiteStore:
                 f"Expected to write ledger={str(self.path)!r}, got: {error.strerror}. "
                 "Choose another path."
             ) from None
-        with self.lock, _explained(self.path):
-            self._connected().execute("PRAGMA journal_mode = WAL")
+        self._switch_to_wal()
         with self.writing() as transaction:
             for statement in SCHEMA:
                 transaction.run(statement)
@@ -154,6 +154,19 @@ class SQLiteStore:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def _switch_to_wal(self) -> None:
+        """SQLite doesn't wait for this lock: who makes the same file at once tries again."""
+        deadline = time.monotonic() + self._patience
+        with self.lock, _explained(self.path):
+            while True:
+                try:
+                    self._connected().execute("PRAGMA journal_mode = WAL")
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
 
 
 class _SQLiteTransaction:
