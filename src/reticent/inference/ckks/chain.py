@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reticent.inference.ckks.flooding import FLOODED_BITS, FLOODED_WEIGHT_BITS, Flood, flood, room
 from reticent.inference.ckks.lowering import Lowered
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import (
@@ -30,6 +31,7 @@ from reticent.inference.ckks.program import Values
 HEADROOM_BITS = 26
 # The largest error that the noise may make in an answer, in units of the answers' size.
 TOLERANCE = 2.0**-10
+FLOODED_TOLERANCE = 2.0**-5
 MOST_PLACES = 12
 _ERROR = 3.2  # standard deviation of a fresh coefficient's error
 _TRIALS = 32
@@ -37,12 +39,12 @@ _TRIALS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One matrix: weights at scale 2**`weight_bits`, made at `level`; `divides` by its prime."""
+    """One matrix: weights at scale 2**`weight_bits`, made at `level`; `divides` by primes."""
 
     level: int
     weight_bits: int
     out_bits: int
-    divides: bool
+    divides: int
 
     @property
     def left(self) -> int:
@@ -94,6 +96,32 @@ def best(
     return None
 
 
+def flooded_best(
+    lowered: Lowered, layers: tuple[Layer, ...], degree: int, *, bound: float, bits: int
+) -> tuple[Chain, Error, Flood] | None:
+    """The chain whose reply holds its masks, with the answers' error and the flood.
+
+    None where answers would err by more than `FLOODED_TOLERANCE` of their size.
+    """
+    held = content(lowered, layers[-1], degree, bound=bound)
+    answers = len(lowered.matrices[-1].weight)
+    # The reply's size follows from the masks alone, the flood from the chain's noise.
+    masks = flood(bits, degree=degree, answers=answers, error=0.0, content=held)
+    chain = flooded_chain(
+        len(lowered.matrices), degree, math.ceil(FLOODED_BITS + room(masks, degree))
+    )
+    if chain is None:
+        return None
+    error = simulated_error(lowered, layers, chain, bound=bound, own=True).largest
+    made = flood(bits, degree=degree, answers=answers, error=error, content=held)
+    whole = simulated_error(lowered, layers, chain, bound=bound)
+    largest = whole.largest + 4 * made.spread
+    relative = largest * whole.relative / whole.largest
+    if relative > FLOODED_TOLERANCE:
+        return None
+    return chain, Error(largest=largest, relative=relative), made
+
+
 def unfitting(lowered: Lowered) -> str:
     """What a network without a chain in any ring is told."""
     last, largest = lowered.matrices[-1].name or "the last", max(MOST_BITS)
@@ -138,7 +166,7 @@ def _chain(
     for index in range(matrices):
         taken = first if index == 0 else weights
         bits = (bits if index == 0 else 2 * bits) + taken
-        divides = not (merged and index == 0)
+        divides = int(not (merged and index == 0))
         if divides:
             primes.append(max(FEWEST_PRIME_BITS, bits - scale))
             taken += primes[-1] - (bits - scale)
@@ -155,27 +183,56 @@ def _chain(
     yield Chain(parameters=parameters, stages=tuple(stages))
 
 
+def flooded_chain(matrices: int, degree: int, reply_bits: int) -> Chain | None:
+    """A chain that leaves two primes of so many bits to the reply; None where it is too long.
+
+    See `flooding` for its scale.
+    """
+    scale, weights = FLOODED_BITS, FLOODED_WEIGHT_BITS
+    each = max(FEWEST_PRIME_BITS, -(-reply_bits // 2))
+    half = (scale + weights) // 2
+    sizes = (*[each] * 2, *[half] * (2 * (matrices - 1)), weights, MOST_PRIME_BITS)
+    if sum(sizes) > MOST_BITS[degree] or each > MOST_PRIME_BITS:
+        return None
+    level, inputs = len(sizes) - 2, MOST_PRIME_BITS
+    taken = scale + weights - inputs
+    stages = [Stage(level=level, weight_bits=taken, out_bits=scale, divides=1)]
+    for index in range(1, matrices):
+        at = level + 1 - 2 * index
+        stages.append(Stage(level=at, weight_bits=weights, out_bits=scale, divides=2))
+    parameters = Parameters(degree=degree, prime_bits=sizes, scale_bits=inputs)
+    return Chain(parameters=parameters, stages=tuple(stages))
+
+
 def simulated_error(
-    lowered: Lowered, layers: tuple[Layer, ...] | None, chain: Chain, *, bound: float
+    lowered: Lowered,
+    layers: tuple[Layer, ...] | None,
+    chain: Chain,
+    *,
+    bound: float,
+    own: bool = False,
 ) -> Error:
     """The largest error of an answer over `_TRIALS` random inputs.
 
     The noise of each operation is drawn with the standard deviation that theory gives it
     (Cheon et al. 2017; roundings are uniform, errors Gaussian): it is not measured. Inputs are
     uniform within `bound`. Seeded: the same network gets the same chain everywhere. Without
-    `layers` weights are whole numbers and nothing rotates.
+    `layers` weights are whole numbers and nothing rotates. The server's `own` noise leaves out that
+    of the input, which the client made, and of weights, which are the network's as encoded.
     """
     rng = np.random.default_rng(0)
     x = rng.uniform(-bound, bound, size=(_TRIALS, lowered.matrices[0].weight.shape[1]))
     exact = lowered.run(x)
-    root = math.sqrt(chain.parameters.degree)
-    noisy = x + _gaussian(rng, x, _ERROR * root / 2.0**chain.parameters.scale_bits)
-    bits = chain.parameters.scale_bits
+    root, bits = math.sqrt(chain.parameters.degree), chain.parameters.scale_bits
+    # Far below float64's own roundings noise is drawn larger, and the error taken back.
+    larger = 2.0 ** max(0, min(bits, *(stage.out_bits for stage in chain.stages)) - 36)
+    noisy = x + _gaussian(rng, x, 0.0 if own else _ERROR * root / 2.0**bits * larger)
     for index, (matrix, stage) in enumerate(zip(lowered.matrices, chain.stages, strict=True)):
         layer = None if layers is None else layers[index]
         if layer is not None and layer.rotations > 1:
-            noisy = noisy + _gaussian(rng, noisy, _turning(chain, stage.level) / 2.0**bits)
+            noisy = noisy + _gaussian(rng, noisy, _turning(chain, stage.level) / 2.0**bits * larger)
         coded = (1.0 if layer is None else root) / math.sqrt(12) / 2.0**stage.weight_bits
+        coded = 0.0 if own else coded * larger
         met = np.ones(noisy.shape[1]) if layer is None else _met(layer, noisy.shape[1])
         coding = coded * np.sqrt(noisy**2 @ met)[:, None]
         noisy = noisy @ matrix.weight.T + matrix.bias
@@ -184,12 +241,26 @@ def simulated_error(
         turning = 0.0 if layer is None else _turning(chain, stage.left)
         sums = 0 if layer is None else len(layer.sums)
         spread = math.hypot(rounded, turning) * 2.0 ** (sums / 2)
-        noisy = noisy + _gaussian(rng, noisy, spread / 2.0**stage.out_bits)
+        noisy = noisy + _gaussian(rng, noisy, spread / 2.0**stage.out_bits * larger)
         bits = 2 * stage.out_bits
         if index < len(lowered.squares):
             noisy = lowered.squares[index].run(noisy)
-    largest = float(np.abs(noisy - exact).max())
+    largest = float(np.abs(noisy - exact).max()) / larger
     return Error(largest=largest, relative=largest / max(1.0, float(np.abs(exact).max())))
+
+
+def content(lowered: Lowered, last: Layer, degree: int, *, bound: float) -> float:
+    """What a part of a flooded reply holds besides the answers: the hidden layer times the errors
+    that the last weights have as encoded, in slots for other rows and in imaginary parts.
+
+    Six standard deviations over random inputs, at least the smallest number that matters.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-bound, bound, size=(_TRIALS, lowered.matrices[0].weight.shape[1]))
+    for matrix, square in zip(lowered.matrices, lowered.squares, strict=False):
+        x = square.run(matrix.run(x))
+    coded = math.sqrt(degree / 12) / 2.0**FLOODED_WEIGHT_BITS
+    return float(6 * coded * np.sqrt(x**2 @ _met(last, x.shape[1])).max()) + 2.0**-50
 
 
 def _met(layer: Layer, inputs: int) -> Values:

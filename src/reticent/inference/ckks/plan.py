@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import packing
-from reticent.inference.ckks.chain import Chain, Error, best, unfitting
+from reticent.inference.ckks.chain import Chain, Error, best, flooded_best, flooded_chain, unfitting
+from reticent.inference.ckks.flooding import FLOODED_BITS, Flood
 from reticent.inference.ckks.lowering import Lowered, lower
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
@@ -74,11 +75,20 @@ class Plan:
     estimate: Estimate
     others: tuple[Estimate, ...]
     primitives: Primitives = field(repr=False)
+    flood: Flood | None = None
 
     @property
     def parameters(self) -> Parameters:
         """The ring and its primes."""
         return self.chain.parameters
+
+    @cached_property
+    def outputs(self) -> NDArray[np.int64]:
+        """Which answer a slot of the reply holds, -1 for none: one slot each, however many do."""
+        made = np.full_like(self.layers[-1].outputs, -1)
+        found, first = np.unique(self.layers[-1].outputs, return_index=True)
+        made[first[found >= 0]] = found[found >= 0]
+        return made
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -92,7 +102,7 @@ class Plan:
         record = [vars(self.parameters), self.steps, self.bound, self.estimate.packing]
         parts.update(json.dumps(record, sort_keys=True).encode())
         parts.update(self.layers[0].columns.tobytes())
-        parts.update(self.layers[-1].outputs.tobytes())
+        parts.update(self.outputs.tobytes())
         return parts.digest()[:16]
 
     def for_client(self) -> ClientPlan:
@@ -100,7 +110,7 @@ class Plan:
         return ClientPlan(
             parameters=self.parameters,
             columns=self.layers[0].columns,
-            outputs=self.layers[-1].outputs,
+            outputs=self.outputs,
             steps=self.steps,
             inputs=self.lowered.matrices[0].weight.shape[1],
             bound=self.bound,
@@ -114,21 +124,30 @@ class Plan:
         lines = [
             f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security",
             *(_line(each) for each in (self.estimate, *self.others)),
+            _flooding(self),
         ]
         return "\n".join(lines)
 
 
-def plan(program: Program, *, goal: Goal = "latency", primitives: Primitives | None = None) -> Plan:
+def plan(
+    program: Program,
+    *,
+    goal: Goal = "latency",
+    primitives: Primitives | None = None,
+    flooding_bits: int = 0,
+) -> Plan:
     """The cheapest layout of `program` for `goal`, from primitives measured on this machine.
 
-    Raises `UnsupportedError` for what no ring holds, naming the layer.
+    With `flooding_bits` replies tell nothing of the weights beyond answers, see `flooding`; 40 is
+    usual, and takes a larger ring. Raises `UnsupportedError` for what no ring holds, naming the
+    layer.
     """
     if goal not in get_args(Goal):
         raise UnsupportedError(
             f"Never here: goal={goal!r}. Choose latency or upload; for batches use plan_batch."
         )
     lowered = lower(program)
-    found = _affordable(_candidates(lowered, program.bound))
+    found = _affordable(_candidates(lowered, program.bound, flooding_bits))
     degree = found[0].chain.parameters.degree
     levels = max(each.chain.parameters.levels for each in found)
     costs = primitives or measured(degree, levels)
@@ -145,6 +164,7 @@ def plan(program: Program, *, goal: Goal = "latency", primitives: Primitives | N
         estimate=chosen,
         others=tuple(other for _, other in others),
         primitives=costs,
+        flood=laid.flood,
     )
 
 
@@ -154,16 +174,25 @@ class _Laid:
     layers: tuple[Layer, ...]
     chain: Chain
     error: Error
+    flood: Flood | None = None
 
 
-def _candidates(lowered: Lowered, bound: float) -> list[_Laid]:
+def _candidates(lowered: Lowered, bound: float, flooding_bits: int) -> list[_Laid]:
     """Every packing with its cheapest chain that is precise enough, in the smallest ring."""
     widest = max(max(matrix.weight.shape) for matrix in lowered.matrices)
     for degree in MOST_BITS:
         if widest > degree // 2:
             continue
         found = []
-        for name, layers in _packings(lowered, degree // 2):
+        for name, layers in _packings(lowered, degree // 2, whole=flooding_bits > 0):
+            if flooding_bits:
+                flooded = flooded_best(lowered, layers, degree, bound=bound, bits=flooding_bits)
+                if flooded is not None:
+                    chain, error, flood = flooded
+                    found.append(
+                        _Laid(packing=name, layers=layers, chain=chain, error=error, flood=flood)
+                    )
+                continue
             made = best(lowered, layers, degree, bound=bound)
             if made is not None:
                 chain, error = made
@@ -200,16 +229,22 @@ def _steps(layers: tuple[Layer, ...]) -> set[int]:
     return set().union(*(layer.steps for layer in layers))
 
 
-def _packings(lowered: Lowered, slots: int) -> Iterator[tuple[str, tuple[Layer, ...]]]:
-    """Ways to lay the network out, by name; those that don't fit the slots are left out."""
+def _packings(
+    lowered: Lowered, slots: int, *, whole: bool
+) -> Iterator[tuple[str, tuple[Layer, ...]]]:
+    """Ways to lay the network out, by name; those that don't fit the slots are left out.
+
+    With `whole` no slot of the reply holds a partial sum.
+    """
     first, *rest = lowered.matrices
     outputs, inputs = first.weight.shape
-    if not rest:
+    only = None
+    if not rest and not whole:
         only = packing.last(outputs, *packing.repeated(inputs, slots))
-        if only is not None:
-            yield "single", (only,)
-    if rest or only is None:
-        yield "single", _following(packing.single(outputs, inputs, slots), lowered)
+    if only is not None:
+        yield "single", (only,)
+    else:
+        yield "single", _following(packing.single(outputs, inputs, slots), lowered, whole=whole)
     copies = 1
     while copies <= MOST_COPIES:
         after = len(rest[0].weight) if len(rest) > 1 else 1
@@ -219,15 +254,18 @@ def _packings(lowered: Lowered, slots: int) -> Iterator[tuple[str, tuple[Layer, 
             if copies == 1:
                 raise
             return
-        yield "several" if copies == 1 else f"several, {copies} copies", _following(laid, lowered)
+        yield (
+            "several" if copies == 1 else f"several, {copies} copies",
+            _following(laid, lowered, whole=whole),
+        )
         copies *= 2
 
 
-def _following(first: Layer, lowered: Lowered) -> tuple[Layer, ...]:
+def _following(first: Layer, lowered: Lowered, *, whole: bool) -> tuple[Layer, ...]:
     layers = [first]
     for index, matrix in enumerate(lowered.matrices[1:], 2):
         before, rows = layers[-1], len(matrix.weight)
-        ends = index == len(lowered.matrices)
+        ends = index == len(lowered.matrices) and not whole
         blocks = packing.last(rows, before.outputs, packing.period_of(before)) if ends else None
         layers.append(blocks or packing.thinned(matrix.weight, packing.hidden(rows, before)))
     return tuple(layers)
@@ -251,9 +289,11 @@ def _estimate(laid: _Laid, lowered: Lowered, costs: Primitives) -> Estimate:
         rotations=sum(layer.count for layer in layers),
         fewest_rotations=sum(packing.fewest_rotations(layer) for layer in layers),
         upload_bytes=uploads * parameters.ciphertext_bytes,
-        reply_bytes=2 * parameters.degree * 8,
+        reply_bytes=2 * parameters.degree * 8 * (laid.chain.stages[-1].left + 1),
         key_bytes=parameters.key_bytes(len(_steps(layers))),
-        server_ms=total + costs.at("mask", 0) + costs.at("load", parameters.levels) * uploads,
+        server_ms=total
+        + costs.at("mask", laid.chain.stages[-1].left)
+        + costs.at("load", parameters.levels) * uploads,
         places=laid.error.places,
     )
 
@@ -265,3 +305,23 @@ def _line(each: Estimate) -> str:
         f"{each.reply_bytes / 1e6:.2f} MB, about {each.server_ms:.0f} ms of the server's CPU, "
         f"answers right to {each.places} binary places"
     )
+
+
+def _flooding(made: Plan) -> str:
+    """What replies tell of the weights, or what it would cost that they don't."""
+    if made.flood is not None:
+        return (
+            f"replies flooded: {made.flood.bits} bits of statistical security, answers bear a "
+            f"Gaussian of {made.flood.spread:.2g}"
+        )
+    now = made.parameters
+    for degree in MOST_BITS:
+        chain = flooded_chain(len(made.layers), degree, FLOODED_BITS + 30)
+        if chain is not None and degree >= now.degree:
+            then = chain.parameters
+            times = then.degree * (then.levels + 1) ** 2 / (now.degree * (now.levels + 1) ** 2)
+            return (
+                f"replies masked, noise in answers not flooded: flooding_bits=40 would take ring "
+                f"{degree}, modulus {then.bits} bits, about {times:.0f} times the server's CPU"
+            )
+    return "replies masked, noise in answers not flooded: no ring holds what that would take"

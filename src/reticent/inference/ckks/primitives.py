@@ -32,7 +32,7 @@ class Primitives:
 
 @lru_cache(maxsize=8)
 def measured(degree: int, levels: int) -> Primitives:
-    """Primitives of a ring up to a level, the median of five runs each; kept while the process lives.
+    """Primitives of a ring up to a level, medians of five runs; kept while the process lives.
 
     The size of the primes makes no difference to their time, their number does. Products and
     loads are timed over several ciphertexts in turn, which no cache holds, as in a network.
