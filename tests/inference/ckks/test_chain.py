@@ -8,7 +8,7 @@ from test_encrypted import FLAT, pair, perceptron
 
 from reticent.inference.ckks.chain import TOLERANCE, Error, best, flooded_chain, simulated_error
 from reticent.inference.ckks.lowering import lower
-from reticent.inference.ckks.packing import several, single
+from reticent.inference.ckks.packing import last, period_of, several, single
 from reticent.inference.ckks.parameters import MOST_BITS
 from reticent.inference.ckks.plan import plan
 
@@ -29,15 +29,18 @@ def test_chains_add_up_and_keep_to_the_table(layout, degree):
     lowered = lower(perceptron())
     first = lowered.matrices[0].weight
     slots = degree // 2
-    laid = {"single": single(16, 30, slots), "several": several(first, slots), "whole": None}
-    layers = None if laid[layout] is None else (laid[layout], several(first, slots))
+    laid = {"single": single(16, 30, slots), "several": several(first, slots), "whole": None}[
+        layout
+    ]
+    layers = None if laid is None else (laid, last(3, laid.outputs, period_of(laid)))
     chain, error = best(lowered, layers, degree, bound=1.0)
     assert chain.parameters.bits <= MOST_BITS[degree]
     assert scales(chain) == [stage.out_bits for stage in chain.stages]
     assert chain.stages[-1].left == 0
     assert error.relative <= TOLERANCE
-    # Two matrices spend two primes, one where the input isn't rotated.
-    assert chain.parameters.levels == (1 if layers is None or layers[0].rotations == 1 else 2)
+    # Two matrices spend at most two primes, more than one where the input is rotated.
+    turned = layers is not None and layers[0].rotations > 1
+    assert chain.parameters.levels in ((2,) if turned else (1, 2))
 
 
 def test_flooded_chains_add_up_and_keep_to_the_table():
@@ -59,11 +62,11 @@ def test_simulated_errors_are_those_of_ciphertexts():
         for x in rng.uniform(-1, 1, size=(6, 40))
     )
     told = simulated_error(made.lowered, made.layers, made.chain, bound=1.0).largest
-    assert told / 20 < found < 3 * told
+    assert told / 20 < found < 5 * told
 
 
 def test_answers_are_rounded_well_above_the_noise():
     for error in (2.0**-3, 2.0**-7.5, 2.0**-11):
         places = Error(largest=error, relative=error).places
         assert 2.0**-places >= 2 * error
-        assert 2.0**-places < 4 * error or places == 12
+        assert 2.0**-places <= 4 * error

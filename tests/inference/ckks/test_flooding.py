@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ from test_encrypted import FLAT, pair, perceptron
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import server as server_module
+from reticent.inference.ckks.engine import seal_library
+from reticent.inference.ckks.envelope import Kind, split, unpack
 from reticent.inference.ckks.flooding import MARGIN, Flood, flood, flooded, limbs, room
 from reticent.inference.ckks.parameters import MOST_BITS
 from reticent.inference.ckks.plan import plan
@@ -25,9 +28,6 @@ def parties():
 
 def slots_of(client, reply):
     """Every slot of a reply as complex numbers, as a client that keeps to no rule sees them."""
-    from reticent.inference.ckks.engine import seal_library
-    from reticent.inference.ckks.envelope import Kind, split, unpack
-
     keys, made = client._keys, seal_library().Ciphertext()
     content = unpack(reply, kind=Kind.REPLY, plan=keys._plan, most=1 << 24).content
     made.load_bytes(keys.context, split(content, count=1, most=1 << 24)[0])
@@ -63,8 +63,6 @@ def test_noise_and_masks_have_the_width_that_is_claimed(parties):
     zero = engine.zero(scale=2.0**72, level=level)
     out = flooded(engine, zero, answers, by, SecureRandom())
     keys = client._keys
-    from reticent.inference.ckks.engine import seal_library
-
     again = seal_library().Ciphertext()
     again.load_bytes(keys.context, engine.save(out))
     found = np.asarray(keys.encoder.decode_complex(keys._decryptor.decrypt(again)))
@@ -91,7 +89,7 @@ def test_the_stated_distance_follows_from_the_widths():
 def test_a_wide_mask_is_random_down_to_its_last_bit():
     reach, scale = 2.0**33, 2.0**72
     parts = limbs(SecureRandom(), (2000,), reach, scale)
-    for above, below in zip(parts, parts[1:], strict=False):
+    for above, below in itertools.pairwise(parts):
         # The finest step of one lies well within the next one's reach.
         assert np.spacing(np.abs(above).max()) * 2**7 <= np.abs(below).max() * 2
     assert np.abs(parts[-1]).max() * scale * 2.0**-52 < 1
@@ -107,7 +105,7 @@ def test_masks_stay_within_the_replys_modulus(parties):
 
 
 def test_no_slot_of_a_flooded_reply_holds_a_partial_sum(parties, monkeypatch):
-    program, made, client, server = parties
+    program, _, client, server = parties
     monkeypatch.setattr(server_module, "flooded", lambda _engine, value, *_: value)
     x = np.random.default_rng(1).uniform(-1, 1, size=30)
     naked = slots_of(client, server.answer(client.encrypt(x)))

@@ -239,8 +239,8 @@ def simulated_error(
         noisy = noisy + rng.normal(size=noisy.shape) * coding
         rounded = root * math.sqrt(chain.parameters.degree / 18) if stage.divides else 0.0
         turning = 0.0 if layer is None else _turning(chain, stage.left)
-        sums = 0 if layer is None else len(layer.sums)
-        spread = math.hypot(rounded, turning) * 2.0 ** (sums / 2)
+        parts = 1 if layer is None else len(layer.giants) * 2 ** len(layer.sums)
+        spread = math.hypot(rounded, turning) * math.sqrt(parts)
         noisy = noisy + _gaussian(rng, noisy, spread / 2.0**stage.out_bits * larger)
         bits = 2 * stage.out_bits
         if index < len(lowered.squares):
