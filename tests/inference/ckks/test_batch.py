@@ -18,7 +18,7 @@ from reticent.errors import (
 )
 from reticent.inference.ckks.batch import BatchClient, BatchServer
 from reticent.inference.ckks.batch_plan import plan_batch
-from reticent.inference.ckks.chain import TOLERANCE
+from reticent.inference.ckks.choice import TOLERANCE
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
 from reticent.inference.ckks.keys import SecretKeys
 from reticent.inference.ckks.parameters import uniform

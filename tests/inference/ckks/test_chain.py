@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from test_encrypted import FLAT, pair, perceptron
 
-from reticent.inference.ckks.chain import TOLERANCE, Error, best, flooded_chain, simulated_error
+from reticent.inference.ckks.chain import flooded_chain
+from reticent.inference.ckks.choice import TOLERANCE, best
 from reticent.inference.ckks.lowering import lower
+from reticent.inference.ckks.noise import Error, simulated_error
 from reticent.inference.ckks.packing import last, period_of, several, single
 from reticent.inference.ckks.parameters import MOST_BITS
 from reticent.inference.ckks.plan import plan

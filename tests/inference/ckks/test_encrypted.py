@@ -18,8 +18,7 @@ from reticent.errors import (
     InputError,
     UnsupportedError,
 )
-from reticent.inference.ckks import masking, packing
-from reticent.inference.ckks import plan as plan_module
+from reticent.inference.ckks import layouts, masking, packing
 from reticent.inference.ckks import server as server_module
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.engine import seal_library
@@ -421,6 +420,6 @@ def test_the_plan_says_what_each_packing_costs(parties):
 
 
 def test_networks_whose_weights_fill_the_memory_are_refused_before_they_do(monkeypatch):
-    monkeypatch.setattr(plan_module, "MOST_BYTES", 10_000_000)
+    monkeypatch.setattr(layouts, "MOST_BYTES", 10_000_000)
     with pytest.raises(UnsupportedError, match=r"GB.*sealed split"):
         plan(perceptron(), primitives=FLAT)

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
-from reticent.inference.ckks.chain import Chain, Error, Stage, best, unfitting
+from reticent.inference.ckks.chain import Chain, Stage
+from reticent.inference.ckks.choice import best, unfitting
 from reticent.inference.ckks.lowering import Lowered, lower
+from reticent.inference.ckks.noise import Error
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import ClientPlan
 from reticent.inference.ckks.primitives import Primitives, measured

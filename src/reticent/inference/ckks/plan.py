@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import packing
-from reticent.inference.ckks.chain import Chain, Error, best, flooded_best, flooded_chain, unfitting
+from reticent.inference.ckks.chain import Chain, flooded_chain
 from reticent.inference.ckks.flooding import FLOODED_BITS, Flood
+from reticent.inference.ckks.layouts import Laid, affordable, candidates, steps_of
 from reticent.inference.ckks.lowering import Lowered, lower
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
@@ -23,10 +23,6 @@ from reticent.inference.ckks.primitives import Primitives, measured
 from reticent.inference.ckks.program import Program
 
 Goal = Literal["latency", "upload"]
-# Of one client's keys and the weights that are encoded beside them.
-MOST_BYTES = 4_000_000_000
-# Of a first matrix's outputs, each shifted for the second.
-MOST_COPIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +89,7 @@ class Plan:
     @property
     def steps(self) -> tuple[int, ...]:
         """Every rotation that keys are needed for."""
-        return tuple(sorted(_steps(self.layers)))
+        return tuple(sorted(steps_of(self.layers)))
 
     @cached_property
     def digest(self) -> bytes:
@@ -147,7 +143,7 @@ def plan(
             f"Never here: goal={goal!r}. Choose latency or upload; for batches use plan_batch."
         )
     lowered = lower(program)
-    found = _affordable(_candidates(lowered, program.bound, flooding_bits))
+    found = affordable(candidates(lowered, program.bound, flooding_bits))
     degree = found[0].chain.parameters.degree
     levels = max(each.chain.parameters.levels for each in found)
     costs = primitives or measured(degree, levels)
@@ -168,110 +164,7 @@ def plan(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Laid:
-    packing: str
-    layers: tuple[Layer, ...]
-    chain: Chain
-    error: Error
-    flood: Flood | None = None
-
-
-def _candidates(lowered: Lowered, bound: float, flooding_bits: int) -> list[_Laid]:
-    """Every packing with its cheapest chain that is precise enough, in the smallest ring."""
-    widest = max(max(matrix.weight.shape) for matrix in lowered.matrices)
-    for degree in MOST_BITS:
-        if widest > degree // 2:
-            continue
-        found = []
-        for name, layers in _packings(lowered, degree // 2, whole=flooding_bits > 0):
-            if flooding_bits:
-                flooded = flooded_best(lowered, layers, degree, bound=bound, bits=flooding_bits)
-                if flooded is not None:
-                    chain, error, flood = flooded
-                    found.append(
-                        _Laid(packing=name, layers=layers, chain=chain, error=error, flood=flood)
-                    )
-                continue
-            made = best(lowered, layers, degree, bound=bound)
-            if made is not None:
-                chain, error = made
-                found.append(_Laid(packing=name, layers=layers, chain=chain, error=error))
-        if found:
-            return found
-    raise UnsupportedError(unfitting(lowered))
-
-
-def _affordable(found: list[_Laid]) -> list[_Laid]:
-    """The packings whose encoded weights and keys a server can hold.
-
-    Raises `UnsupportedError` with the size of the smallest where none is.
-    """
-    sizes = [_encoded_bytes(each) for each in found]
-    kept = [one for one, size in zip(found, sizes, strict=True) if size <= MOST_BYTES]
-    if not kept:
-        raise UnsupportedError(
-            f"Never on one machine: the network's encoded weights and keys take "
-            f"{min(sizes) / 1e9:.0f} GB, at most {MOST_BYTES / 1e9:.0f} GB are held. Use narrower "
-            "layers, or encrypt only the head (sealed split)."
-        )
-    return kept
-
-
-def _encoded_bytes(laid: _Laid) -> int:
-    total, parameters = 0, laid.chain.parameters
-    for layer, stage in zip(laid.layers, laid.chain.stages, strict=True):
-        total += len(layer.turns) * len(layer.columns) * parameters.degree * (stage.level + 1) * 8
-    return total + parameters.key_bytes(len(_steps(laid.layers)))
-
-
-def _steps(layers: tuple[Layer, ...]) -> set[int]:
-    return set().union(*(layer.steps for layer in layers))
-
-
-def _packings(
-    lowered: Lowered, slots: int, *, whole: bool
-) -> Iterator[tuple[str, tuple[Layer, ...]]]:
-    """Ways to lay the network out, by name; those that don't fit the slots are left out.
-
-    With `whole` no slot of the reply holds a partial sum.
-    """
-    first, *rest = lowered.matrices
-    outputs, inputs = first.weight.shape
-    only = None
-    if not rest and not whole:
-        only = packing.last(outputs, *packing.repeated(inputs, slots))
-    if only is not None:
-        yield "single", (only,)
-    else:
-        yield "single", _following(packing.single(outputs, inputs, slots), lowered, whole=whole)
-    copies = 1
-    while copies <= MOST_COPIES:
-        after = len(rest[0].weight) if len(rest) > 1 else 1
-        try:
-            laid = packing.several(first.weight, slots, copies=copies, after=after)
-        except UnsupportedError:
-            if copies == 1:
-                raise
-            return
-        yield (
-            "several" if copies == 1 else f"several, {copies} copies",
-            _following(laid, lowered, whole=whole),
-        )
-        copies *= 2
-
-
-def _following(first: Layer, lowered: Lowered, *, whole: bool) -> tuple[Layer, ...]:
-    layers = [first]
-    for index, matrix in enumerate(lowered.matrices[1:], 2):
-        before, rows = layers[-1], len(matrix.weight)
-        ends = index == len(lowered.matrices) and not whole
-        blocks = packing.last(rows, before.outputs, packing.period_of(before)) if ends else None
-        layers.append(blocks or packing.thinned(matrix.weight, packing.hidden(rows, before)))
-    return tuple(layers)
-
-
-def _estimate(laid: _Laid, lowered: Lowered, costs: Primitives) -> Estimate:
+def _estimate(laid: Laid, lowered: Lowered, costs: Primitives) -> Estimate:
     """Counts times primitives, each at the level where it happens."""
     total, layers, parameters = 0.0, laid.layers, laid.chain.parameters
     for index, (layer, stage) in enumerate(zip(layers, laid.chain.stages, strict=True)):
@@ -290,7 +183,7 @@ def _estimate(laid: _Laid, lowered: Lowered, costs: Primitives) -> Estimate:
         fewest_rotations=sum(packing.fewest_rotations(layer) for layer in layers),
         upload_bytes=uploads * parameters.ciphertext_bytes,
         reply_bytes=2 * parameters.degree * 8 * (laid.chain.stages[-1].left + 1),
-        key_bytes=parameters.key_bytes(len(_steps(layers))),
+        key_bytes=parameters.key_bytes(len(steps_of(layers))),
         server_ms=total
         + costs.at("mask", laid.chain.stages[-1].left)
         + costs.at("load", parameters.levels) * uploads,
