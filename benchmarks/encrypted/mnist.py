@@ -19,7 +19,6 @@ from torch import nn
 from reticent.inference.ckks.batch import BatchClient, BatchServer
 from reticent.inference.ckks.batch_plan import plan_batch
 from reticent.inference.ckks.client import EncryptedClient
-from reticent.inference.ckks.lowering import lower
 from reticent.inference.ckks.plan import plan
 from reticent.inference.ckks.program import (
     Convolution,
@@ -94,7 +93,7 @@ def _case(
     found = np.stack(answers)
     case = f"mnist/{name}/{made.estimate.packing}"
     middle = 1000 * float(np.median(times))
-    label = "TenSEAL 0.3.18 mm" if rival else "none"
+    label = "TenSEAL 0.3.18" if rival else "none"
     yield row(case, "server CPU per image", middle, rival, label, unit="ms", n=count)
     predicted = made.estimate.server_ms
     yield row(case, "predicted CPU", middle, predicted, "the plan's", unit="ms", n=count)
@@ -186,9 +185,15 @@ def _tenseal(program: Program) -> float | None:
     python = os.environ.get("RETICENT_TENSEAL")
     if not python:
         return None
-    arrays = {}
-    for index, matrix in enumerate(lower(program).matrices):
-        arrays |= {f"w{index}": matrix.weight, f"b{index}": matrix.bias}
+    arrays: dict[str, Any] = {}
+    for step in program.steps:
+        operation = step.operation
+        if isinstance(operation, Convolution):
+            arrays |= {"kernels": operation.weight, "biases": operation.bias}
+            arrays["stride"] = operation.stride[0]
+        elif isinstance(operation, Linear):
+            index = sum(name.startswith("w") for name in arrays)
+            arrays |= {f"w{index}": operation.weight, f"b{index}": operation.bias}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.npz"
         np.savez(path, **arrays)
