@@ -135,3 +135,21 @@ def test_a_pillars_row_is_its_worst_claim() -> None:
     assert words.pillar_status(card, Pillar.MODEL) is None
     assert words.pillar_status(card, Pillar.OUTPUT) is None
     assert words.pillar_status(contradicted(), Pillar.INPUT) == "violated"
+
+
+def test_a_server_that_is_not_told_the_answer_has_another_floor() -> None:
+    card = holds()
+    assert words.floor(card) == "the label alone"
+    assert "the label alone gives" in plain(words.measured(card))
+    sealed = Guarantee(
+        id="output/server/sealed",
+        pillar=Pillar.OUTPUT,
+        adversary=SERVER,
+        strength=Computational(bits=128, assumption="ring learning with errors"),
+        mechanism="CKKS",
+        assumptions=(),
+        source="Cheon et al. 2017",
+    )
+    blind = replace(card, pillars=by_pillar((*card.guarantees, sealed), card.findings))
+    assert words.hides_answer(blind)
+    assert "a guess without anything gives" in plain(words.measured(blind))

@@ -316,7 +316,10 @@ def _frontier(card: Scorecard) -> Html | None:
         "div",
         element(
             "p",
-            "Features that carry only the label make the client's half the classifier.",
+            "The client holds what lies before the cut, and the answers; what lies behind it "
+            "stays with the server."
+            if words.hides_answer(card)
+            else "Features that carry only the label make the client's half the classifier.",
             class_="lead",
         ),
         element(
@@ -325,7 +328,9 @@ def _frontier(card: Scorecard) -> Html | None:
         ),
         element(
             "p",
-            "Input privacy against the server is paid with model privacy against the client. "
+            "It is paid with bytes and time; and nothing bounds what is learnt from the answers."
+            if words.hides_answer(card)
+            else "Input privacy against the server is paid with model privacy against the client. "
             "A split whose head stays encrypted is the way to have both.",
         ),
         class_="callout",
@@ -415,7 +420,7 @@ def _leakage(card: Scorecard) -> Html:
             element("p", "Not tested: no attribute attack on the input was run.", class_="muted"),
         )
     entries = [
-        ('<path class="k-fl" d="M11 1v12"/>', "floor: the label alone"),
+        ('<path class="k-fl" d="M11 1v12"/>', f"floor: {words.floor(card)}"),
         ('<path class="k-i" d="M1 7h20"/><circle class="k-m" cx="11" cy="7" r="4"/>',
          "strongest attack, 95 % interval"),
         ('<path class="k-ce" d="M11 3l4 4-4 4-4-4z"/>', "ceiling: undefended"),
@@ -457,8 +462,8 @@ def _seen(card: Scorecard, gallery: Gallery | None) -> Html:
     }[gallery.shown_as]
     text = (
         "Inputs beside the best reconstruction of each from what reaches the server. A protected "
-        "reconstruction that looks like a typical record of its class is what the label alone "
-        "gives. "
+        "reconstruction that looks like a typical record of its class is what "
+        f"{words.floor(card)} gives. "
     )
     return element(
         "section", heading, element("p", text + drawn), *_rebuilt(card), render_gallery(gallery)
@@ -498,7 +503,7 @@ def _rebuilt(card: Scorecard) -> list[Html]:
     said = (
         f"{words.capital(f.attack)} of the {f.target}, measured as {f.metric}: "
         f"{words.quantity(f.metric, f.value)} (95 % interval {words.interval(f.metric, f.ci)}); "
-        f"the label alone gives {words.quantity(f.metric, f.floor)}"
+        f"{words.floor(card)} gives {words.quantity(f.metric, f.floor)}"
         + ("" if f.ceiling is None else f", undefended {words.quantity(f.metric, f.ceiling)}")
         for f in card.pillars[Pillar.INPUT].findings
         if not words.is_share(f.metric)

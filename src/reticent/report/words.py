@@ -8,6 +8,7 @@ from reticent.attacks.finding import Finding
 from reticent.audit import scorecard
 from reticent.audit.scorecard import Gate, Scorecard, Status, Verdict
 from reticent.guarantee import (
+    SERVER,
     Attested,
     Computational,
     DifferentialPrivacy,
@@ -219,6 +220,17 @@ def contradiction_line(card: Scorecard, finding: Finding) -> str:
     )
 
 
+def hides_answer(card: Scorecard) -> bool:
+    """Whether it is claimed that the server doesn't learn the answer."""
+    claims = card.pillars[Pillar.OUTPUT].guarantees
+    return any(claim.adversary.name == SERVER.name for claim in claims)
+
+
+def floor(card: Scorecard) -> str:
+    """What the floor of attacks on the input is: all that a server must learn in any case."""
+    return "a guess without anything" if hides_answer(card) else "the label alone"
+
+
 def measured(card: Scorecard) -> str:
     """The strongest attack on the input, against floor and ceiling, in one sentence."""
     finding = card.strongest(Pillar.INPUT)
@@ -234,7 +246,7 @@ def measured(card: Scorecard) -> str:
     return (
         f"Strongest of {count} measurement{'' if count == 1 else 's'} on the input: "
         f"{finding.attack} on {finding.target} from {requests(finding.requests)} reaches "
-        f"{quantity(finding.metric, finding.value)}; the label alone gives "
+        f"{quantity(finding.metric, finding.value)}; {floor(card)} gives "
         f"{quantity(finding.metric, finding.floor)} (excess "
         f"{change(finding.metric, finding.excess)}, 95 % interval "
         f"{signed_interval(finding.metric, finding.excess_ci)}){ceiling}."

@@ -67,6 +67,64 @@ def test_steps_on_ciphertexts_are_steps_on_plaintext(client, server) -> None:
     assert ((rows @ found) > 0).mean() > 0.9
 
 
+def descended(task: Regression, rows: np.ndarray, steps: int) -> np.ndarray:
+    """Nesterov's iteration on plaintext, as Kim et al. 2018 write it: two sequences."""
+    weights = ahead = np.zeros(task.features + 1)
+    for step in range(1, steps + 1):
+        before, weights = weights, task.step(rows, ahead)
+        ahead = weights + task.momentum(step) * (weights - before)
+    return ahead
+
+
+def test_accelerated_steps_are_nesterovs_and_go_further(tmp_path) -> None:
+    """The client extrapolates what it can't read; records wait on disk."""
+    task = Regression(features=5, records=1100, learning_rate=2.0, accelerated=5)
+    client = RegressionClient(task)
+    server = RegressionServer(task, client.public_keys)
+    server.load(client.encrypt_records(*records()), spool=tmp_path)
+    assert len(list(tmp_path.iterdir())) == task.chunks
+    message = client.start()
+    for _ in range(5):
+        message = client.refresh(server.step(message))
+    found = client.weights(server.finish(message))
+    rows = signed_rows(*records())
+    weights = descended(task, rows, 5)
+    assert np.abs(found - weights).max() < 2e-3 * np.abs(weights).max()
+    plain = descended(TASK, rows, 5)
+    assert np.abs(found - plain).max() > 0.05 * np.abs(plain).max()
+
+    def loss(w: np.ndarray) -> float:
+        return float(np.log1p(np.exp(-rows @ w)).mean())
+
+    assert loss(found) < loss(plain)
+    # The last step isn't extrapolated, and there is none after it.
+    assert (task.momentum(1), task.momentum(5)) == (0.0, 0.0)
+    assert 0.2 < task.momentum(2) < task.momentum(4) < 1
+    with pytest.raises(ConfigError, match="at most accelerated=5"):
+        task.momentum(6)
+
+
+def test_a_head_of_three_classes_is_one_regression_a_class_under_one_key() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 3, 400)
+    features = rng.normal(0, 0.4, (400, 5)) + np.eye(3, 5)[y]
+    task = Regression(features=5, records=300, learning_rate=4.0, accelerated=6)
+    client = RegressionClient(task)
+    server = RegressionServer(task, client.public_keys)
+    head = []
+    for label in range(3):
+        server.load(client.encrypt_records(features[:300], y[:300] == label))
+        message = client.start()
+        for _ in range(6):
+            message = client.refresh(server.step(message))
+        head.append(client.weights(server.finish(message)))
+    weights = np.array(head)
+    scores = features[300:] @ weights[:, :-1].T + weights[:, -1]
+    rival = LogisticRegression().fit(features[:300], y[:300]).score(features[300:], y[300:])
+    assert (scores.argmax(axis=1) == y[300:]).mean() >= rival - 0.04
+    assert rival > 0.8
+
+
 def test_what_the_client_refreshes_is_masked(client, server) -> None:
     """Weights of a few hundred vanish in masks of 2**28; without the mask they stand there."""
     start = client.start()
@@ -81,7 +139,7 @@ def test_what_the_client_refreshes_is_masked(client, server) -> None:
 
 
 def _forget(server: RegressionServer) -> None:
-    server._mask = None
+    server._restart()
 
 
 def test_messages_are_of_one_size_whatever_is_in_them(client) -> None:
@@ -115,8 +173,12 @@ def test_bad_records_and_foreign_messages_are_refused(client, server) -> None:
     _forget(server)
     with pytest.raises(EvidenceError, match="other keys"):
         other.refresh(server.finish(client.start()))
+    with pytest.raises(DataError, match="got more"):
+        server.load([client.start()] * 3)
     with pytest.raises(ConfigError, match="features"):
         Regression(features=0, records=10)
+    with pytest.raises(ConfigError, match="accelerated"):
+        Regression(features=1, records=10, accelerated=0)
 
 
 def _serve(pipe: Connection, task: Regression) -> None:
