@@ -35,7 +35,7 @@ PEER = Path(__file__).with_name("tenseal_peer.py")
 
 
 def rows(*, quick: bool = False) -> Iterator[Row]:
-    """Both networks, both packings."""
+    """Both networks: singly by two goals, flooded, and in batches."""
     train, test = _images()
     for name, network in (("mlp", _mlp()), ("cnn", _cnn())):
         _fit(network, *train, epochs=4 if quick else 12)
@@ -44,6 +44,7 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
         for goal in ("upload", "latency"):
             count = 20 if quick else _COUNT
             yield from _case(name, program, goal, test, rival, count)
+        yield from _case(name, program, "latency", test, rival, count // 10, flooding=40)
         yield from _batch(name, program, train, test)
 
 
@@ -75,9 +76,16 @@ def _batch(name: str, program: Program, train: Any, test: Any) -> Iterator[Row]:
 
 
 def _case(
-    name: str, program: Program, goal: Any, test: Any, rival: float | None, count: int
+    name: str,
+    program: Program,
+    goal: Any,
+    test: Any,
+    rival: float | None,
+    count: int,
+    *,
+    flooding: int = 0,
 ) -> Iterator[Row]:
-    made = plan(program, goal=goal)
+    made = plan(program, goal=goal, flooding_bits=flooding)
     client = EncryptedClient(made.for_client(), precision_bits=12)
     server = EncryptedServer(made, client.public_keys)
     images, labels = test
@@ -91,7 +99,8 @@ def _case(
         times.append(time.process_time() - start)
         answers.append(client.decrypt(reply))
     found = np.stack(answers)
-    case = f"mnist/{name}/{made.estimate.packing}"
+    flooded = f", flooded {flooding} bits" if flooding else ""
+    case = f"mnist/{name}/{made.estimate.packing}{flooded}"
     middle = 1000 * float(np.median(times))
     label = "TenSEAL 0.3.18" if rival else "none"
     yield row(case, "server CPU per image", middle, rival, label, unit="ms", n=count)
