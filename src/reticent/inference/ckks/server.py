@@ -126,15 +126,16 @@ class _Ready:
 
     def _inner(self, babies: list[dict[int, Any]], giant: int) -> Any:
         engine, total = self._engine, None
+        # An input that is met once needs no copy.
+        once = len(self._layer.turns) == 1
+        multiply = engine.multiply_into if once else engine.multiply_plain
         for turned, encoded in zip(babies, self._encoded, strict=True):
             for baby, value in turned.items():
                 plain = encoded.get(giant + baby)
                 if plain is None:
                     continue
-                if total is None:
-                    total = engine.multiply_plain(value, plain)
-                else:
-                    total = engine.multiply_add(total, value, plain)
+                product = multiply(value, plain)
+                total = product if total is None else engine.add_into(total, product)
         return total
 
     def _babies(self, value: Any) -> dict[int, Any]:
