@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "encrypted.md"
 
 def test_the_pages_program_classifies_an_encrypted_digit(capsys):
     found = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    program, batch = found
+    program, batch, flooding = found
     space: dict[str, object] = {}
     exec(compile(program, str(PAGE), "exec"), space)
     told = capsys.readouterr().out
@@ -23,3 +23,5 @@ def test_the_pages_program_classifies_an_encrypted_digit(capsys):
     told = capsys.readouterr().out
     assert "0 rotations" in told
     assert float(told.splitlines()[-1]) > 0.8
+    exec(compile(flooding, str(PAGE), "exec"), space)
+    assert "40 bits of statistical security" in capsys.readouterr().out

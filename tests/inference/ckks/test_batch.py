@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -16,14 +17,15 @@ from reticent.errors import (
     InputError,
     UnsupportedError,
 )
+from reticent.inference.ckks import batch_plan
 from reticent.inference.ckks.batch import BatchClient, BatchServer
 from reticent.inference.ckks.batch_plan import plan_batch
-from reticent.inference.ckks.chain import TOLERANCE
+from reticent.inference.ckks.choice import TOLERANCE
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
 from reticent.inference.ckks.keys import SecretKeys
 from reticent.inference.ckks.parameters import uniform
 from reticent.inference.ckks.program import Convolution, Linear, Polynomial, Program, Step
-from reticent.inference.ckks.residues import Shape, combine
+from reticent.inference.ckks.residues import Shape, combine, groups
 
 PARAMETERS = uniform(8192, levels=2, scale_bits=30)
 
@@ -113,6 +115,32 @@ def test_a_plan_says_what_a_batch_costs(pair):
     assert plan.records == 4096
     assert plan.upload_bytes == 25 * plan.parameters.ciphertext_bytes
     assert plan.key_bytes < 10e6
+
+
+def test_batches_that_fill_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(batch_plan, "MOST_BYTES", 1_000_000)
+    with pytest.raises(UnsupportedError, match="GB are held"):
+        plan_batch(network())
+
+
+def test_a_batch_holds_no_more_than_the_plan_says(pair):
+    plan, client, server = pair
+    requests = list(client.encrypt_batch(np.zeros((1, 25))))
+    tracemalloc.start()
+    replies = list(server.answer(iter(requests)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(replies) == 2
+    assert peak < plan.memory_bytes
+
+
+def test_rows_that_share_their_inputs_are_one_product():
+    weights = np.ones((6, 40), dtype=np.int64)
+    weights[1, 3] = weights[2, 7] = 0
+    weights[3:5, :30] = 0
+    weights[5] = 0
+    found = [(rows.tolist(), len(columns)) for rows, columns in groups(weights)]
+    assert found == [([0, 1, 2], 40), ([3, 4], 10), ([5], 0)]
 
 
 def test_bad_batches_are_refused_before_the_first_message(pair):

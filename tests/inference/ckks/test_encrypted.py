@@ -18,11 +18,11 @@ from reticent.errors import (
     InputError,
     UnsupportedError,
 )
-from reticent.inference.ckks import masking, packing
-from reticent.inference.ckks import plan as plan_module
+from reticent.inference.ckks import layouts, masking, packing
 from reticent.inference.ckks import server as server_module
 from reticent.inference.ckks.client import EncryptedClient
-from reticent.inference.ckks.envelope import HEADER_BYTES
+from reticent.inference.ckks.engine import seal_library
+from reticent.inference.ckks.envelope import HEADER_BYTES, join, split
 from reticent.inference.ckks.lowering import lower
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import Plan, plan
@@ -187,6 +187,18 @@ def test_blank_slots_leak_partial_sums_without_the_mask_and_not_with_it(parties,
     np.testing.assert_allclose(naked[telling], leaked[telling], atol=5e-3)
 
 
+def test_imaginary_parts_are_masked_too(parties):
+    """A client that encrypts complex numbers would get a second evaluation otherwise."""
+    _, _, client, server = parties
+    keys, made = client._keys, seal_library().Ciphertext()
+    reply = server.answer(client.encrypt(np.zeros(30)))
+    content = split(memoryview(reply)[HEADER_BYTES:], count=1, most=1 << 24)
+    made.load_bytes(keys.context, content[0])
+    slots = np.asarray(keys.encoder.decode_complex(keys._decryptor.decrypt(made)))
+    assert slots.imag.std() / 2.0**masking.MASK_BITS == pytest.approx(1 / np.sqrt(3), rel=0.06)
+    assert (np.abs(slots.real) < 100).sum() == 3
+
+
 def test_replies_to_one_query_share_no_randomness(parties):
     _, _, client, server = parties
     request = client.encrypt(np.zeros(30))
@@ -287,8 +299,6 @@ def test_a_well_formed_envelope_of_rubbish_meets_the_validating_loader(parties):
 
 
 def test_a_ciphertext_at_another_level_is_refused(parties):
-    from reticent.inference.ckks.envelope import join, split
-
     _, _, client, server = parties
     good = client.encrypt(np.zeros(30))
     engine = server._engine
@@ -410,6 +420,6 @@ def test_the_plan_says_what_each_packing_costs(parties):
 
 
 def test_networks_whose_weights_fill_the_memory_are_refused_before_they_do(monkeypatch):
-    monkeypatch.setattr(plan_module, "MOST_BYTES", 10_000_000)
+    monkeypatch.setattr(layouts, "MOST_BYTES", 10_000_000)
     with pytest.raises(UnsupportedError, match=r"GB.*sealed split"):
         plan(perceptron(), primitives=FLAT)

@@ -47,6 +47,41 @@ def test_every_layout_computes_the_product(outputs, inputs, after, slots):
             assert_product(second, blocks, first @ x)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    outputs=sizes,
+    inputs=sizes,
+    after=sizes,
+    copies=st.sampled_from([1, 2, 4]),
+    slots=st.sampled_from([128, 256]),
+)
+def test_copies_of_the_outputs_spare_the_next_matrix_rotations(
+    outputs, inputs, after, copies, slots
+):
+    rng = np.random.default_rng([outputs, inputs, after])
+    first, second = rng.normal(size=(outputs, inputs)), rng.normal(size=(after, outputs))
+    x = rng.normal(size=inputs)
+    try:
+        layer = packing.several(first, slots, copies=copies, after=after)
+    except UnsupportedError:
+        assert copies > 1
+        return
+    assert_product(first, layer, x)
+    then = packing.hidden(after, layer)
+    assert_product(second, then, first @ x)
+    assert then.rotations * copies == packing.hidden(after, packing.several(first, slots)).rotations
+
+
+def test_a_sparse_matrix_keeps_only_the_rotations_that_meet_a_weight():
+    weight = np.eye(16) + np.roll(np.eye(16), 5, axis=1)
+    layer = packing.hidden(16, packing.several(np.ones((16, 3)), 64))
+    thin = packing.thinned(weight, layer)
+    assert thin.turns == (0, 5)
+    assert thin.count == packing.fewest_rotations(thin) == 1
+    assert_product(weight, thin, np.random.default_rng(0).normal(size=16))
+    assert packing.thinned(np.ones((16, 16)), layer).turns == tuple(range(16))
+
+
 def test_each_pair_is_met_exactly_once_over_wrapped_blocks():
     """784 inputs in 4 pre-shifted copies, 128 outputs, 32 rotations: all 100,352 pairs, once."""
     layer = packing.single(128, 784, 4096)

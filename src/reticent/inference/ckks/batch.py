@@ -98,7 +98,6 @@ class BatchServer:
             zip(lowered.matrices, self._plan.chain.stages, strict=True)
         ):
             made = self._linear(values, matrix.weight, matrix.bias, stage)
-            values.clear()
             if index < len(lowered.squares):
                 made = [
                     self._squared(each, float(offset))
@@ -175,9 +174,11 @@ class BatchServer:
     def _residues(
         self, values: list[Any], shape: Shape, scale: float
     ) -> tuple[bytes, list[Residues]]:
-        """The header of results at `scale`, and each value's residues."""
-        found = [shape.read(self._engine.save(value))[1] for value in values]
-        sample = values[0]
+        """The header of results at `scale`, and each value's residues; `values` is emptied."""
+        found, sample = [], values[0]
+        values.reverse()
+        while values:  # each is let go of once it is read: a batch fills hundreds of megabytes
+            found.append(shape.read(self._engine.save(values.pop()))[1])
         before = sample.scale()
         sample.scale(scale)
         head, _ = shape.read(self._engine.save(sample))

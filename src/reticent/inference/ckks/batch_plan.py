@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
-from reticent.inference.ckks.chain import Chain, Error, Stage, best, unfitting
+from reticent.inference.ckks.chain import Chain, Stage
+from reticent.inference.ckks.choice import best, unfitting
+from reticent.inference.ckks.layouts import MOST_BYTES
 from reticent.inference.ckks.lowering import Lowered, lower
+from reticent.inference.ckks.noise import Error
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import ClientPlan
 from reticent.inference.ckks.primitives import Primitives, measured
@@ -31,6 +34,7 @@ class BatchPlan:
     upload_bytes: int
     reply_bytes: int
     key_bytes: int
+    memory_bytes: int
     server_ms: float
     places: int
 
@@ -72,7 +76,8 @@ class BatchPlan:
             f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security\n"
             f"batch of {self.records}: 0 rotations, keys {self.key_bytes / 1e6:.1f} MB, upload "
             f"{self.upload_bytes / 1e6:.0f} MB ({self.upload_bytes / self.records / 1e3:.0f} kB a "
-            f"record), reply {self.reply_bytes / 1e6:.1f} MB, about {self.server_ms / 1000:.1f} s "
+            f"record), reply {self.reply_bytes / 1e6:.1f} MB, {self.memory_bytes / 1e6:.0f} MB of "
+            f"memory, about {self.server_ms / 1000:.1f} s "
             f"of the server's CPU: {rate:.0f} records a second when full"
         )
 
@@ -83,6 +88,13 @@ def plan_batch(program: Program, *, primitives: Primitives | None = None) -> Bat
     chain, error = _chain(lowered, program.bound)
     parameters = chain.parameters
     inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
+    memory = _memory(lowered, chain)
+    if memory > MOST_BYTES:
+        raise UnsupportedError(
+            f"Never on one machine: a batch's ciphertexts take {memory / 1e9:.1f} GB, at most "
+            f"{MOST_BYTES / 1e9:.0f} GB are held. Use narrower layers, or answer one record at a "
+            "time."
+        )
     costs = primitives or measured(parameters.degree, parameters.levels)
     return BatchPlan(
         chain=chain,
@@ -91,9 +103,20 @@ def plan_batch(program: Program, *, primitives: Primitives | None = None) -> Bat
         upload_bytes=inputs * parameters.ciphertext_bytes,
         reply_bytes=outputs * 2 * parameters.degree * 8,
         key_bytes=parameters.key_bytes(1),
+        memory_bytes=memory,
         server_ms=_predicted(lowered, chain, costs),
         places=error.places,
     )
+
+
+def _memory(lowered: Lowered, chain: Chain) -> int:
+    """Bytes at the fullest: a layer's input, its residues while read, its output and a copy."""
+    most = 0
+    for matrix, stage in zip(lowered.matrices, chain.stages, strict=True):
+        outputs, inputs = matrix.weight.shape
+        each = 2 * chain.parameters.degree * (stage.level + 1) * 8
+        most = max(most, each * (inputs + 2 * outputs), each * 2 * inputs)
+    return most
 
 
 def _chain(lowered: Lowered, bound: float) -> tuple[Chain, Error]:

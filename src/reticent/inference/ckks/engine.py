@@ -33,8 +33,11 @@ class Engine(Protocol):
     def multiply_plain(self, a: Any, plain: Any) -> Any:
         """Ciphertext times plaintext, slot by slot; scales multiply."""
 
-    def multiply_add(self, total: Any, a: Any, plain: Any) -> Any:
-        """`total` plus the product of ciphertext and plaintext; `total` may be changed."""
+    def multiply_into(self, a: Any, plain: Any) -> Any:
+        """As `multiply_plain`, in the place of `a`."""
+
+    def add_into(self, total: Any, a: Any) -> Any:
+        """As `add`, in the place of `total`."""
 
     def multiply(self, a: Any, b: Any) -> Any:
         """The product of two ciphertexts, relinearised; scales multiply."""
@@ -128,9 +131,14 @@ class SealEngine:
         """See `Engine`."""
         return self._evaluator.multiply_plain(a, plain)
 
-    def multiply_add(self, total: Any, a: Any, plain: Any) -> Any:
+    def multiply_into(self, a: Any, plain: Any) -> Any:
         """See `Engine`."""
-        self._evaluator.add_inplace(total, self._evaluator.multiply_plain(a, plain))
+        self._evaluator.multiply_plain_inplace(a, plain)
+        return a
+
+    def add_into(self, total: Any, a: Any) -> Any:
+        """See `Engine`."""
+        self._evaluator.add_inplace(total, a)
         return total
 
     def multiply(self, a: Any, b: Any) -> Any:

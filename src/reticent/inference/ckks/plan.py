@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import packing
-from reticent.inference.ckks.chain import Chain, Error, best, unfitting
+from reticent.inference.ckks.chain import Chain, flooded_chain
+from reticent.inference.ckks.flooding import FLOODED_BITS, Flood
+from reticent.inference.ckks.layouts import Laid, affordable, candidates, steps_of
 from reticent.inference.ckks.lowering import Lowered, lower
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
@@ -22,10 +23,6 @@ from reticent.inference.ckks.primitives import Primitives, measured
 from reticent.inference.ckks.program import Program
 
 Goal = Literal["latency", "upload"]
-# Of one client's keys and the weights that are encoded beside them.
-MOST_BYTES = 4_000_000_000
-# Of a first matrix's outputs, each shifted for the second.
-MOST_COPIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +71,25 @@ class Plan:
     estimate: Estimate
     others: tuple[Estimate, ...]
     primitives: Primitives = field(repr=False)
+    flood: Flood | None = None
 
     @property
     def parameters(self) -> Parameters:
         """The ring and its primes."""
         return self.chain.parameters
 
+    @cached_property
+    def outputs(self) -> NDArray[np.int64]:
+        """Which answer a slot of the reply holds, -1 for none: one slot each, however many do."""
+        made = np.full_like(self.layers[-1].outputs, -1)
+        found, first = np.unique(self.layers[-1].outputs, return_index=True)
+        made[first[found >= 0]] = found[found >= 0]
+        return made
+
     @property
     def steps(self) -> tuple[int, ...]:
         """Every rotation that keys are needed for."""
-        return tuple(sorted(_steps(self.layers)))
+        return tuple(sorted(steps_of(self.layers)))
 
     @cached_property
     def digest(self) -> bytes:
@@ -92,7 +98,7 @@ class Plan:
         record = [vars(self.parameters), self.steps, self.bound, self.estimate.packing]
         parts.update(json.dumps(record, sort_keys=True).encode())
         parts.update(self.layers[0].columns.tobytes())
-        parts.update(self.layers[-1].outputs.tobytes())
+        parts.update(self.outputs.tobytes())
         return parts.digest()[:16]
 
     def for_client(self) -> ClientPlan:
@@ -100,7 +106,7 @@ class Plan:
         return ClientPlan(
             parameters=self.parameters,
             columns=self.layers[0].columns,
-            outputs=self.layers[-1].outputs,
+            outputs=self.outputs,
             steps=self.steps,
             inputs=self.lowered.matrices[0].weight.shape[1],
             bound=self.bound,
@@ -114,21 +120,30 @@ class Plan:
         lines = [
             f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security",
             *(_line(each) for each in (self.estimate, *self.others)),
+            _flooding(self),
         ]
         return "\n".join(lines)
 
 
-def plan(program: Program, *, goal: Goal = "latency", primitives: Primitives | None = None) -> Plan:
+def plan(
+    program: Program,
+    *,
+    goal: Goal = "latency",
+    primitives: Primitives | None = None,
+    flooding_bits: int = 0,
+) -> Plan:
     """The cheapest layout of `program` for `goal`, from primitives measured on this machine.
 
-    Raises `UnsupportedError` for what no ring holds, naming the layer.
+    With `flooding_bits` replies tell nothing of the weights beyond answers, see `flooding`; 40 is
+    usual, and takes a larger ring. Raises `UnsupportedError` for what no ring holds, naming the
+    layer.
     """
     if goal not in get_args(Goal):
         raise UnsupportedError(
             f"Never here: goal={goal!r}. Choose latency or upload; for batches use plan_batch."
         )
     lowered = lower(program)
-    found = _affordable(_candidates(lowered, program.bound))
+    found = affordable(candidates(lowered, program.bound, flooding_bits))
     degree = found[0].chain.parameters.degree
     levels = max(each.chain.parameters.levels for each in found)
     costs = primitives or measured(degree, levels)
@@ -145,95 +160,11 @@ def plan(program: Program, *, goal: Goal = "latency", primitives: Primitives | N
         estimate=chosen,
         others=tuple(other for _, other in others),
         primitives=costs,
+        flood=laid.flood,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Laid:
-    packing: str
-    layers: tuple[Layer, ...]
-    chain: Chain
-    error: Error
-
-
-def _candidates(lowered: Lowered, bound: float) -> list[_Laid]:
-    """Every packing with its cheapest chain that is precise enough, in the smallest ring."""
-    widest = max(max(matrix.weight.shape) for matrix in lowered.matrices)
-    for degree in MOST_BITS:
-        if widest > degree // 2:
-            continue
-        found = []
-        for name, layers in _packings(lowered, degree // 2):
-            made = best(lowered, layers, degree, bound=bound)
-            if made is not None:
-                chain, error = made
-                found.append(_Laid(packing=name, layers=layers, chain=chain, error=error))
-        if found:
-            return found
-    raise UnsupportedError(unfitting(lowered))
-
-
-def _affordable(found: list[_Laid]) -> list[_Laid]:
-    """The packings whose encoded weights and keys a server can hold.
-
-    Raises `UnsupportedError` with the size of the smallest where none is.
-    """
-    sizes = [_encoded_bytes(each) for each in found]
-    kept = [one for one, size in zip(found, sizes, strict=True) if size <= MOST_BYTES]
-    if not kept:
-        raise UnsupportedError(
-            f"Never on one machine: the network's encoded weights and keys take "
-            f"{min(sizes) / 1e9:.0f} GB, at most {MOST_BYTES / 1e9:.0f} GB are held. Use narrower "
-            "layers, or encrypt only the head (sealed split)."
-        )
-    return kept
-
-
-def _encoded_bytes(laid: _Laid) -> int:
-    total, parameters = 0, laid.chain.parameters
-    for layer, stage in zip(laid.layers, laid.chain.stages, strict=True):
-        total += len(layer.turns) * len(layer.columns) * parameters.degree * (stage.level + 1) * 8
-    return total + parameters.key_bytes(len(_steps(laid.layers)))
-
-
-def _steps(layers: tuple[Layer, ...]) -> set[int]:
-    return set().union(*(layer.steps for layer in layers))
-
-
-def _packings(lowered: Lowered, slots: int) -> Iterator[tuple[str, tuple[Layer, ...]]]:
-    """Ways to lay the network out, by name; those that don't fit the slots are left out."""
-    first, *rest = lowered.matrices
-    outputs, inputs = first.weight.shape
-    if not rest:
-        only = packing.last(outputs, *packing.repeated(inputs, slots))
-        if only is not None:
-            yield "single", (only,)
-    if rest or only is None:
-        yield "single", _following(packing.single(outputs, inputs, slots), lowered)
-    copies = 1
-    while copies <= MOST_COPIES:
-        after = len(rest[0].weight) if len(rest) > 1 else 1
-        try:
-            laid = packing.several(first.weight, slots, copies=copies, after=after)
-        except UnsupportedError:
-            if copies == 1:
-                raise
-            return
-        yield "several" if copies == 1 else f"several, {copies} copies", _following(laid, lowered)
-        copies *= 2
-
-
-def _following(first: Layer, lowered: Lowered) -> tuple[Layer, ...]:
-    layers = [first]
-    for index, matrix in enumerate(lowered.matrices[1:], 2):
-        before, rows = layers[-1], len(matrix.weight)
-        ends = index == len(lowered.matrices)
-        blocks = packing.last(rows, before.outputs, packing.period_of(before)) if ends else None
-        layers.append(blocks or packing.thinned(matrix.weight, packing.hidden(rows, before)))
-    return tuple(layers)
-
-
-def _estimate(laid: _Laid, lowered: Lowered, costs: Primitives) -> Estimate:
+def _estimate(laid: Laid, lowered: Lowered, costs: Primitives) -> Estimate:
     """Counts times primitives, each at the level where it happens."""
     total, layers, parameters = 0.0, laid.layers, laid.chain.parameters
     for index, (layer, stage) in enumerate(zip(layers, laid.chain.stages, strict=True)):
@@ -251,9 +182,11 @@ def _estimate(laid: _Laid, lowered: Lowered, costs: Primitives) -> Estimate:
         rotations=sum(layer.count for layer in layers),
         fewest_rotations=sum(packing.fewest_rotations(layer) for layer in layers),
         upload_bytes=uploads * parameters.ciphertext_bytes,
-        reply_bytes=2 * parameters.degree * 8,
-        key_bytes=parameters.key_bytes(len(_steps(layers))),
-        server_ms=total + costs.at("mask", 0) + costs.at("load", parameters.levels) * uploads,
+        reply_bytes=2 * parameters.degree * 8 * (laid.chain.stages[-1].left + 1),
+        key_bytes=parameters.key_bytes(len(steps_of(layers))),
+        server_ms=total
+        + costs.at("mask", laid.chain.stages[-1].left)
+        + costs.at("load", parameters.levels) * uploads,
         places=laid.error.places,
     )
 
@@ -265,3 +198,23 @@ def _line(each: Estimate) -> str:
         f"{each.reply_bytes / 1e6:.2f} MB, about {each.server_ms:.0f} ms of the server's CPU, "
         f"answers right to {each.places} binary places"
     )
+
+
+def _flooding(made: Plan) -> str:
+    """What replies tell of the weights, or what it would cost that they don't."""
+    if made.flood is not None:
+        return (
+            f"replies flooded: {made.flood.bits} bits of statistical security, answers bear a "
+            f"Gaussian of {made.flood.spread:.2g}"
+        )
+    now = made.parameters
+    for degree in MOST_BITS:
+        chain = flooded_chain(len(made.layers), degree, FLOODED_BITS + 30)
+        if chain is not None and degree >= now.degree:
+            then = chain.parameters
+            times = then.degree * (then.levels + 1) ** 2 / (now.degree * (now.levels + 1) ** 2)
+            return (
+                f"replies masked, noise in answers not flooded: flooding_bits=40 would take ring "
+                f"{degree}, modulus {then.bits} bits, about {times:.0f} times the server's CPU"
+            )
+    return "replies masked, noise in answers not flooded: no ring holds what that would take"

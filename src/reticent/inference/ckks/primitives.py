@@ -94,7 +94,7 @@ def _operations(
 
     def products() -> None:
         for each, weights in pairs:
-            engine.multiply_add(total, each, weights)
+            engine.add_into(total, engine.multiply_plain(each, weights))
 
     return {
         "rotate": turned,

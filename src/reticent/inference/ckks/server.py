@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from reticent.inference.ckks import packing
 from reticent.inference.ckks.chain import Stage
 from reticent.inference.ckks.engine import Engine
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.flooding import flooded
 from reticent.inference.ckks.keys import SLACK, load_keys
 from reticent.inference.ckks.lowering import Square
 from reticent.inference.ckks.masking import masked
@@ -24,8 +26,8 @@ from reticent.random import SecureRandom
 class EncryptedServer:
     """Answers encrypted queries of one client, whose evaluation keys it was given.
 
-    Replies are masked and re-randomised, see `masked`. Not claimed: that the noise in the answers,
-    which depends on the weights, is drowned.
+    Replies are masked and re-randomised, see `masked`. That the noise in the answers, which depends
+    on the weights, is drowned as well is claimed only of a plan with a flood, see `flooding`.
     """
 
     def __init__(self, plan: Plan, keys: bytes) -> None:
@@ -43,7 +45,7 @@ class EncryptedServer:
                 strict=True,
             )
         ]
-        self._answers = plan.layers[-1].outputs >= 0
+        self._answers = plan.outputs >= 0
         self._random = SecureRandom()
 
     def answer(self, request: bytes) -> bytes:
@@ -62,10 +64,15 @@ class EncryptedServer:
         values = [self._fresh(part) for part in parts]
         for layer in self._layers:
             values = [layer.run(values)]
-        reply = self._engine.save(masked(self._engine, values[0], self._answers, self._random))
+        reply = self._engine.save(self._hidden(values[0]))
         return Envelope(
             kind=Kind.REPLY, plan=self._plan.digest, keys=self._key_id, content=join([reply])
         ).pack()
+
+    def _hidden(self, made: Any) -> Any:
+        if self._plan.flood is None:
+            return masked(self._engine, made, self._answers, self._random)
+        return flooded(self._engine, made, self._answers, self._plan.flood, self._random)
 
     def _fresh(self, part: bytes) -> Any:
         engine, parameters = self._engine, self._plan.parameters
@@ -88,7 +95,8 @@ class _Ready:
     ) -> None:
         self._engine, self._layer = engine, layer
         self._stage = stage
-        self._factor = 2.0**stage.out_bits * (engine.prime(stage.level) if stage.divides else 1)
+        primes = (engine.prime(level) for level in range(stage.level, stage.left, -1))
+        self._factor = 2.0**stage.out_bits * math.prod(map(float, primes))
         self._incoming: float | None = None
         self._weights = packing.diagonals(matrix.weight, layer)
         self._encoded: list[dict[int, Any]] = []
@@ -106,7 +114,8 @@ class _Ready:
             part = self._inner(babies, giant)
             if part is None:
                 continue
-            part = engine.rescale(part) if self._stage.divides else part
+            for _ in range(self._stage.divides):
+                part = engine.rescale(part)
             turned = engine.rotate(part, giant) if giant else part
             total = turned if total is None else engine.add(total, turned)
         assert total is not None
@@ -117,15 +126,16 @@ class _Ready:
 
     def _inner(self, babies: list[dict[int, Any]], giant: int) -> Any:
         engine, total = self._engine, None
+        # An input that is met once needs no copy.
+        once = len(self._layer.turns) == 1
+        multiply = engine.multiply_into if once else engine.multiply_plain
         for turned, encoded in zip(babies, self._encoded, strict=True):
             for baby, value in turned.items():
                 plain = encoded.get(giant + baby)
                 if plain is None:
                     continue
-                if total is None:
-                    total = engine.multiply_plain(value, plain)
-                else:
-                    total = engine.multiply_add(total, value, plain)
+                product = multiply(value, plain)
+                total = product if total is None else engine.add_into(total, product)
         return total
 
     def _babies(self, value: Any) -> dict[int, Any]:
