@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from reticent.errors import BundleError, UnsupportedError
-from reticent.models.checkpoint import Card, load, load_weights, save
+from reticent.guarantee import SERVER, DifferentialPrivacy, Guarantee, Pillar
+from reticent.models.checkpoint import (
+    Card,
+    load,
+    load_guarantees,
+    load_weights,
+    save,
+    save_guarantees,
+    weights_digest,
+)
 from reticent.models.networks import build
 
 torch.set_num_threads(1)
@@ -40,6 +49,35 @@ def test_standardisation_travels_with_the_weights(tmp_path: Path) -> None:
     restored, _ = load(tmp_path)
     mean = dict(restored.named_buffers())["input.mean"]
     assert float(mean.mean()) == pytest.approx(3.0, abs=0.5)
+
+
+def test_claims_hold_for_the_weights_and_certificate_they_lie_beside(tmp_path: Path) -> None:
+    model, card = saved(tmp_path)
+    strength = DifferentialPrivacy(
+        epsilon=2.0, delta=1e-5, neighboring_relation="add or remove one", unit="record"
+    )
+    claim = Guarantee(
+        id="dp-sgd",
+        pillar=Pillar.TRAINING_DATA,
+        adversary=SERVER,
+        strength=strength,
+        mechanism="DP-SGD",
+        assumptions=(),
+        source="none",
+    )
+    certificate = {"claim": claim.to_json(), "output_sha256": weights_digest(model)}
+    save_guarantees(tmp_path, [claim], certificate)
+    assert load_guarantees(tmp_path) == (claim,)
+    stated = (tmp_path / "guarantees.json").read_text()
+    (tmp_path / "guarantees.json").write_text(stated.replace("2.0", "1.0"))
+    with pytest.raises(BundleError, match="another claim"):
+        load_guarantees(tmp_path)
+    (tmp_path / "guarantees.json").write_text(stated)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-6
+    save(tmp_path, model, card)
+    with pytest.raises(BundleError, match="other weights"):
+        load_guarantees(tmp_path)
 
 
 def test_tied_weights_can_be_saved(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,17 @@ from reticent.guarantee import DifferentialPrivacy, Pillar
 from reticent.inference.deployed import local_pair
 from reticent.models import checkpoint
 from reticent.models.networks import Standardise
-from reticent.pipeline.private_training import recipe_units, task_units
+from reticent.pipeline import private_audit
+from reticent.pipeline.compare import compare
+from reticent.pipeline.private_training import UNPAID, mechanism_of, recipe_units, task_units
 from reticent.pipeline.recipe import Recipe, load_recipe
 from reticent.pipeline.run import run
-from reticent.pipeline.stage import load_task, prepare
+from reticent.pipeline.stage import by_regime, load_task, prepare
 from reticent.pipeline.subject import of_checkpoint
 from reticent.privacy.certificate import check_certificate
 from reticent.privacy.ledger import Cap, Ledger, SQLiteStore
+from reticent.training.dp_sgd.accountant import epsilon
+from reticent.training.dp_sgd.charged import RENYI
 
 pytest.importorskip("dp_accounting")
 
@@ -102,6 +107,7 @@ def trained(recipe: Recipe) -> Any:
     return prepare(recipe, load_task(recipe), "known", report=lambda text: None)
 
 
+@pytest.mark.slow
 def test_a_run_claims_what_the_ledger_was_charged_and_is_attacked(
     data: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +143,19 @@ def test_a_run_claims_what_the_ledger_was_charged_and_is_attacked(
         trained(recipe_of(data, ledger=str(ledger), key="another", epsilon=2.5))
     assert spent(ledger) == before
     assert not (tmp_path / "again").exists()
+    # What was paid for serves again, certificate and all, and can't be overwritten by accident.
+    kept = tmp_path / "clinic-model"
+    reused = Recipe.from_dict({**recipe.to_dict(), "model": {"checkpoint": str(kept)}})
+    run(reused, tmp_path / "reused", report=lambda text: None, attacks=False)
+    second = tmp_path / "reused" / "server" / "deployed"
+    assert checkpoint.load_guarantees(second) == (claim,)
+    check_certificate(second / "certificate.json", public=public, ledger=SQLiteStore(ledger))
+    other = recipe_of(data, ledger=str(ledger), key="another", epsilon=0.1)
+    with pytest.raises(ConfigError, match="paid for"):
+        run(other, tmp_path / "clinic", report=lambda text: None, force=True)
+    with pytest.raises(ConfigError, match="exists"):
+        run(other, tmp_path / "clinic", report=lambda text: None)
+    assert spent(ledger) == before
 
 
 def test_nothing_of_the_network_was_fitted_to_the_data_without_privacy(data: Path) -> None:
@@ -147,6 +166,8 @@ def test_nothing_of_the_network_was_fitted_to_the_data_without_privacy(data: Pat
     torch.testing.assert_close(fixed.std, torch.full_like(fixed.std, 2.0))
     assert float(stage.test_outcomes().mean()) > 0.9
     assert stage.private.certificate("00") is None
+    # Nobody paid, and the claim itself says so wherever it goes.
+    assert UNPAID in stage.guarantees[0].assumptions
 
 
 def test_batch_normalisation_gives_way_to_group_normalisation(tmp_path: Path) -> None:
@@ -168,6 +189,9 @@ def test_users_pay_as_users(data: Path, tmp_path: Path) -> None:
     assert claim.strength.unit == "user"
     assert made.private.mechanism.records_per_user == 3
     assert made.private.mechanism.capacity is None
+    assert made.private.entry.charged_as == RENYI
+    # A second accountant, with room for its looser conversion, agrees on what was charged.
+    assert epsilon(made.private.mechanism, 1e-4) <= spent(ledger)
     assert 0 < spent(ledger) <= 2.0
     with pytest.raises(ConfigError, match="unit"):
         trained(recipe_of(data, ledger=str(ledger)))
@@ -187,6 +211,7 @@ def test_records_with_no_budget_are_refused(data: Path, tmp_path: Path) -> None:
     assert spent(tmp_path / "budget.db") == 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_stays_charged(data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data)
     ledger = granted(tmp_path, recipe)
@@ -258,6 +283,10 @@ def test_what_would_void_the_claim_is_refused(data: Path, tmp_path: Path) -> Non
             Recipe.from_dict(
                 {**record, "inference": {"channel": channel}, "scenario": {}}, source="test"
             )
+    with pytest.raises(ConfigError, match="frontier"):
+        Recipe.from_dict({**record, "audit": {"frontier": ["center"]}}, source="test")
+    with pytest.raises(UnsupportedError, match="reads the training records again"):
+        compare(recipe_of(data), None, report=lambda text: None)
     with pytest.raises(ConfigError, match="epochs"):
         Recipe.from_dict({**record, "train": {**record["train"], "epochs": 3}}, source="test")
     with pytest.raises(ConfigError, match="low < high"):
@@ -289,6 +318,30 @@ def test_a_private_linear_model_answers_ciphertexts_and_keeps_every_claim(
     record["model"]["options"] = {"widths": [8]}
     with pytest.raises(UnsupportedError, match="linear"):
         run(Recipe.from_dict(record), tmp_path / "no", report=lambda text: None, attacks=False)
+
+
+def test_half_the_noise_is_found_from_inside(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(data, ledger="none")
+    stage = trained(recipe)
+
+    def contradictions() -> int:
+        found = private_audit.audit_stage(recipe, stage, report=lambda text: None)
+        assert found
+        return sum(finding.contradicts is not None for finding in found)
+
+    assert contradictions() == 0
+    whole = mechanism_of(recipe.train.private, len(stage.partition.train))
+    half = replace(whole, noise_multiplier=whole.noise_multiplier / 2)
+    monkeypatch.setattr(private_audit, "mechanism_of", lambda private, n: half)
+    assert contradictions() > 0
+
+
+def test_two_regimes_are_one_private_training(data: Path) -> None:
+    record = recipe_of(data).to_dict()
+    record["task"]["regime"] = "both"
+    record["audit"]["quick"] = False
+    recipe = Recipe.from_dict(record)
+    assert by_regime(recipe, load_task(recipe)) == {"known": ["mark"]}
 
 
 def test_a_grant_by_recipe_is_one_by_content(tmp_path: Path) -> None:

@@ -174,13 +174,14 @@ def _model(
 ) -> Any:
     from reticent.audit.material import parse_claim
     from reticent.pipeline.model_audit import audit_model
+    from reticent.pipeline.private_audit import with_findings
 
     if outputs not in ("logits", "probabilities"):
         raise ConfigError(f"Expected outputs logits or probabilities, got outputs={outputs!r}.")
     seed = session.seed_or(0)
     level = access or ("L3" if subject.recipe is not None else "L2")
     with steps(session, f"audit {target}") as report:
-        return audit_model(
+        card = audit_model(
             subject.model,
             subject.task,
             members=subject.members,
@@ -197,3 +198,4 @@ def _model(
             keep=keep,
             command=f"reticent audit {Path(target).name} --access {level} --seed {seed}",
         )
+        return with_findings(card, subject.inside(report))

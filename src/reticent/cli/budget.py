@@ -198,7 +198,12 @@ def _verify(session: Session, path: Path, given: dict[str, Any]) -> None:
     }
     said = ""
     if given["certificate"] is not None:
-        checked = check_certificate(Path(given["certificate"]), public=public, ledger=store)
+        from reticent.models.checkpoint import load_guarantees
+
+        where = Path(given["certificate"])
+        checked = check_certificate(where, public=public, ledger=store)
+        # What lies beside it must be what it speaks of.
+        load_guarantees(where.parent)
         record["certificate"] = checked
         said = f"{describe_certificate(checked)}\n"
     session.result(

@@ -40,7 +40,7 @@ def train(
     """
     from reticent.data.answers import METRICS
     from reticent.pipeline.recipe import load_recipe
-    from reticent.pipeline.run import save_model
+    from reticent.pipeline.run import check_unpaid, save_model
     from reticent.pipeline.stage import by_regime, load_task, prepare
 
     overrides = list(changes or [])
@@ -56,12 +56,14 @@ def train(
             f"code; model.name={loaded.model.name!r} is a factory. Train and harden it in one run, "
             "or from Python with reticent.harden."
         )
+    folder = session.out or Path("runs") / f"{loaded.name}-model"
+    check_unpaid(loaded, folder)
     with steps(session, f"train {loaded.name}") as report:
         task = load_task(loaded)
         regime = next(iter(by_regime(loaded, task)))
         stage = prepare(loaded, task, regime, report=report)
         score = float(stage.test_outcomes().mean())
-    folder = session.directory(Path("runs") / f"{loaded.name}-model")
+    session.directory(folder)
     save_model(folder, stage, loaded)
     metric = METRICS[task.kind]
     claims = [guarantee.to_json() for guarantee in stage.guarantees]

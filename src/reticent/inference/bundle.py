@@ -82,7 +82,7 @@ def write(
     exists and is no bundle, or exists and `force` is not given; `BundleError` when `fill` made
     what `load` would refuse.
     """
-    _check_place(folder, force=force)
+    check_place(folder, force=force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -123,7 +123,8 @@ def load(folder: Path) -> Bundle:
     return Bundle(folder=folder, manifest=manifest)
 
 
-def _check_place(folder: Path, *, force: bool) -> None:
+def check_place(folder: Path, *, force: bool) -> None:
+    """Raises `ConfigError` where `write` would refuse to put a bundle at `folder`."""
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()):

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from reticent.errors import BundleError, MissingExtraError, UnsupportedError
+from reticent.errors import BundleError, ConfigError, MissingExtraError, UnsupportedError
 from reticent.guarantee import Guarantee
 from reticent.models.networks import NETWORKS, build
 
@@ -52,21 +52,46 @@ def save_guarantees(
 def load_guarantees(folder: Path) -> tuple[Guarantee, ...]:
     """What `save_guarantees` wrote; nothing for a model that was trained without privacy.
 
-    Raises `BundleError` where a certificate in the folder speaks of other weights.
+    Raises `BundleError` where a certificate in the folder speaks of other weights or claims. Who
+    signed it is for `reticent budget verify --certificate` to say, which knows the ledger's key.
     """
-    path = folder / GUARANTEES_FILE
+    path, told = folder / GUARANTEES_FILE, load_certificate(folder)
     if not path.exists():
         return ()
     try:
-        return tuple(Guarantee.from_json(entry) for entry in json.loads(path.read_text()))
+        record = json.loads(path.read_text())
+        guarantees = tuple(Guarantee.from_json(entry) for entry in record)
+        if told is not None:
+            if told["claim"] not in record:
+                raise ValueError(f"{CERTIFICATE_FILE} states another claim")
+            if told["output_sha256"] != _digest(_stored(folder)):
+                raise ValueError(f"{CERTIFICATE_FILE} speaks of other weights")
+    except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+        raise BundleError(
+            f"The claims of {folder.name!r} can't be relied on: {error}. Get the checkpoint again."
+        ) from error
+    return guarantees
+
+
+def load_certificate(folder: Path) -> dict[str, Any] | None:
+    """The certificate beside the weights, if there is one."""
+    path = folder / CERTIFICATE_FILE
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(f"{path.name!r} in {folder.name!r} can't be read: {error}") from error
 
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all weights, in hexadecimal."""
+    return _digest(model.state_dict())
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
     made = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(weights.items()):
         made.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         made.update(value.detach().cpu().contiguous().numpy().tobytes())
     return made.hexdigest()
@@ -98,6 +123,14 @@ def load(folder: Path) -> tuple[nn.Module, Card]:
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Put the checkpoint's weights into `model`. Raises `BundleError` when they don't fit."""
+    weights = _stored(folder)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(f"The weights in {folder.name!r} can't be loaded: {error}") from error
+
+
+def _stored(folder: Path) -> dict[str, Tensor]:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -105,6 +138,6 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         raise MissingExtraError("safetensors", "torch") from error
 
     try:
-        model.load_state_dict(load_file(str(folder / "model.safetensors")))
-    except (OSError, RuntimeError, SafetensorError) as error:
+        return dict(load_file(str(folder / "model.safetensors")))
+    except (OSError, SafetensorError) as error:
         raise BundleError(f"The weights in {folder.name!r} can't be loaded: {error}") from error

@@ -56,6 +56,12 @@ def compare(
     cut, where they are at their best, unless a cut is given, and at the strength that `tuned`
     chooses for them (their defaults without `baseline_tuned`).
     """
+    if recipe.train.private is not None:
+        raise UnsupportedError(
+            "Never: every method to compare reads the training records again, without privacy. "
+            "Remove [train.private], or run the recipe: the scorecard shows it beside a twin "
+            "trained without privacy."
+        )
     task = load_task(recipe)
     regime, names = next(iter(by_regime(recipe, task).items()))
     stage = prepare(recipe, task, regime, report=report)

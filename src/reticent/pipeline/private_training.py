@@ -20,19 +20,20 @@ from reticent.privacy.ledger import Ledger
 from reticent.privacy.ledger.place import ledger_path
 from reticent.training.dp_sgd import accountant
 from reticent.training.dp_sgd.accountant import Mechanism
-from reticent.training.dp_sgd.charged import digests, train_charged
+from reticent.training.dp_sgd.charged import digests, of_users, train_charged
 from reticent.training.dp_sgd.clipping import Automatic, Clipping, Flat, PerLayer
 from reticent.training.dp_sgd.keystream import KeyStream
-from reticent.training.dp_sgd.sampling import bound_contributions, poisson_sampling
+from reticent.training.dp_sgd.sampling import bound_contributions
 from reticent.training.dp_sgd.trainer import (
     Plan,
     PrivatelyTrained,
-    charge,
+    calibrated,
     default_losses,
     train_dp,
 )
 
 NO_LEDGER = "none"
+UNPAID = "no ledger was charged: what other runs on these records give away isn't counted"
 _CLIPPINGS: Mapping[str, type[Flat | PerLayer | Automatic]] = {
     "flat": Flat,
     "per_layer": PerLayer,
@@ -126,7 +127,12 @@ def fit_private(model: nn.Module, recipe: Recipe, task: Task, train: Records, ru
         )
     finally:
         ledger.close()
-    entry = Entry(dataset=paid.dataset, charge=paid.charge, receipt=paid.receipt)
+    entry = Entry(
+        dataset=paid.dataset,
+        charge=paid.charge,
+        receipt=paid.receipt,
+        charged_as=paid.charged_as,
+    )
     return replace(_made(paid.trained), ledger=path, entry=entry)
 
 
@@ -166,22 +172,25 @@ def clipping_of(private: PrivateTable) -> Clipping:
     return made
 
 
-def noise_multiplier_of(private: PrivateTable, n: int) -> float:
-    """The noise that a run on `n` records is calibrated to: public, like all it depends on."""
-    plan = plan_of(private)
-    mechanism = charge(plan, poisson_sampling(n, plan.expected_batch), 1.0)
-    return accountant.calibrate(
-        private.epsilon, private.delta, mechanism=mechanism
-    ).noise_multiplier
+def mechanism_of(private: PrivateTable, n: int) -> Mechanism:
+    """What a run on `n` records does to them: public, like all it depends on."""
+    return calibrated(
+        plan_of(private),
+        n,
+        epsilon=private.epsilon,
+        delta=private.delta,
+        records_per_user=private.records_per_user,
+    )
 
 
 def _uncharged(
     model: nn.Module, x: Tensor, y: Tensor, users: Any, private: PrivateTable
 ) -> PrivatelyTrained:
+    """Trained all the same, with a claim that says that nobody paid."""
     if users is not None:
         rows = torch.from_numpy(bound_contributions(users, private.records_per_user, KeyStream()))
         x, y = x[rows], y[rows]
-    return train_dp(
+    trained = train_dp(
         model,
         x,
         y,
@@ -192,6 +201,10 @@ def _uncharged(
         clipping=clipping_of(private),
         records_per_user=private.records_per_user,
     )
+    trained = trained if users is None else of_users(trained)
+    claim = trained.guarantee
+    assert claim is not None
+    return replace(trained, guarantee=replace(claim, assumptions=(*claim.assumptions, UNPAID)))
 
 
 def _made(trained: PrivatelyTrained) -> Private:

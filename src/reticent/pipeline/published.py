@@ -26,7 +26,7 @@ from reticent.inference.split.harden import Costs, Hardened
 from reticent.inference.split.server import CodeServer, load_server
 from reticent.pipeline.attack import Attacked, attack, few_shot
 from reticent.pipeline.model_audit import audit_service
-from reticent.pipeline.private_audit import audit_private_training
+from reticent.pipeline.private_audit import audit_stage
 from reticent.pipeline.recipe import Recipe, apply_overrides
 from reticent.pipeline.score import data_digest, gates, measure_utility
 from reticent.pipeline.stage import Report, by_regime, load_task, restored
@@ -92,7 +92,7 @@ def audit_bundle(
         *attacked.findings,
         *few_shot(stage, hardened),
         *outcome.findings,
-        *audit_private_training(recipe, stage, report=report),
+        *audit_stage(recipe, stage, report=report),
     ]
     notices = list(before.notices)
     if data_digest(task) != before.replay.data_digest:

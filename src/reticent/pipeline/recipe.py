@@ -428,6 +428,9 @@ def _check_training(recipe: Recipe) -> None:
         expected = '1 with [task] unit = "record"'
         remedy = 'Remove it, or set [task] unit = "user".'
         _refuse("train", "private", private.records_per_user, expected, remedy)
+    if recipe.audit.frontier:
+        expected = "no such key with [train.private]: each method trains on the records again"
+        _refuse("audit", "frontier", list(recipe.audit.frontier), expected, "Remove it.")
     if recipe.inference.channel not in ("plain", "ckks"):
         expected = '"plain" or "ckks" with [train.private]'
         remedy = (

@@ -21,7 +21,7 @@ from reticent.inference.split.publish import publish
 from reticent.models import checkpoint
 from reticent.pipeline.attack import Attacked, attack_stage, frontier
 from reticent.pipeline.model_audit import audit_service
-from reticent.pipeline.private_audit import audit_private_training
+from reticent.pipeline.private_audit import audit_stage
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.score import score, versions
 from reticent.pipeline.stage import Report, Stage, by_regime, load_task, network_options
@@ -52,6 +52,10 @@ def run(
             "run hardens and attacks what protects; the plain channel is the baseline and has "
             'nothing to protect. Set [inference] channel = "split", "sealed" or "ckks".'
         )
+    # A place that is taken must be found before anything is trained, let alone paid for.
+    bundles.check_place(out, force=force)
+    kept = out.with_name(f"{out.name}-model")
+    check_unpaid(recipe, kept)
     report(f"load {recipe.task.data}")
     task = load_task(recipe)
     wanted = by_regime(recipe, task)
@@ -60,10 +64,9 @@ def run(
 
     def keep(stage: Stage) -> None:
         # What a ledger paid for must outlive a failure further on: it can't be trained again.
-        if stage.private is not None and ":" not in stage.network:
-            folder = out.with_name(f"{out.name}-model")
-            save_model(folder, stage, recipe)
-            report(f"kept the paid model in {folder.name}")
+        if stage.private is not None:
+            save_model(kept, stage, recipe)
+            report(f"kept the paid model in {kept.name}")
 
     attacked = {
         regime: attack_stage(
@@ -82,7 +85,7 @@ def run(
         training=imitated(recipe, first.stage),
     )
     if attacks:
-        inside = audit_private_training(recipe, first.stage, report=report)
+        inside = audit_stage(recipe, first.stage, report=report)
         outcome = replace(outcome, findings=(*outcome.findings, *inside))
     report("publish the bundle")
 
@@ -117,7 +120,7 @@ def _fill(
     stage = first.stage
     report("measure latency, few-shot decoding, and what a client could do alone")
     scorecard = score(recipe, task, attacked, points, outcome, folder)
-    if ":" not in stage.network:
+    if ":" not in stage.network or stage.guarantees:
         save_model(folder / "server" / "deployed", stage, recipe, _training_audit(scorecard))
     scorecard.write(folder / "scorecard.json")
     write_report(folder / "report.html", scorecard, first.gallery)
@@ -145,6 +148,17 @@ def _training_audit(scorecard: Scorecard) -> dict[str, Any]:
     }
 
 
+def check_unpaid(recipe: Recipe, folder: Path) -> None:
+    """Raises `ConfigError` where private training would overwrite a model that was paid for."""
+    if recipe.train.private is None or recipe.model.checkpoint is not None:
+        return
+    if (folder / checkpoint.CERTIFICATE_FILE).exists():
+        raise ConfigError(
+            f"{folder.name!r} holds a model that a ledger paid for, which can't be trained again. "
+            f"Use it with --set model.checkpoint={folder}, move it, or choose another --out."
+        )
+
+
 def save_model(
     folder: Path, stage: Stage, recipe: Recipe, audit: Mapping[str, Any] | None = None
 ) -> None:
@@ -161,7 +175,10 @@ def save_model(
     checkpoint.save(folder, stage.model, card)
     if stage.guarantees:
         output = checkpoint.weights_digest(stage.model)
-        made = None if stage.private is None else stage.private.certificate(output, audit)
+        if stage.private is None:
+            made = checkpoint.load_certificate(Path(str(recipe.model.checkpoint)))
+        else:
+            made = stage.private.certificate(output, audit)
         checkpoint.save_guarantees(folder, stage.guarantees, made)
     (folder / RECIPE_FILE).write_text(recipe.to_toml())
 

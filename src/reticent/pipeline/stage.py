@@ -322,16 +322,20 @@ def regimes(recipe: Recipe, task: Task) -> Mapping[str, tuple[Regime, ...]]:
 
 
 def by_regime(recipe: Recipe, task: Task) -> dict[Regime, list[str]]:
-    """Audited attributes by regime, known users first; quick runs keep to one regime."""
+    """Audited attributes by regime, known users first.
+
+    Quick runs keep to one regime, and so does private training: each regime trains a model of its
+    own, and the records would pay for one that nobody gets.
+    """
     wanted: dict[Regime, list[str]] = {}
     for name, found in regimes(recipe, task).items():
         for regime in found:
             wanted.setdefault(regime, []).append(name)
     order: tuple[Regime, ...] = ("known", "unseen")
     ordered = {regime: wanted[regime] for regime in order if regime in wanted}
-    if recipe.audit.quick and len(ordered) > 1:
+    if (recipe.audit.quick or recipe.train.private is not None) and len(ordered) > 1:
         first = next(iter(ordered))
-        return {first: [name for names in ordered.values() for name in names]}
+        return {first: list(dict.fromkeys(name for names in ordered.values() for name in names))}
     return ordered
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from reticent.attacks.finding import Finding
 from reticent.attacks.shadow.recipe import TrainingRecipe
 from reticent.data.files import from_file
-from reticent.data.partition import partition
 from reticent.data.task import Task
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import Guarantee
 from reticent.inference.graph import Graph
 from reticent.models import checkpoint
-from reticent.pipeline.private_training import noise_multiplier_of
+from reticent.pipeline.private_audit import audit_private_training
+from reticent.pipeline.private_training import mechanism_of
 from reticent.pipeline.recipe import Recipe, load_recipe
-from reticent.pipeline.stage import Stage, by_regime, load_task
+from reticent.pipeline.stage import Report, Stage, by_regime, load_task, parts_of
 
 RECIPE_FILE = "recipe.toml"
 _PARTS = {
@@ -35,7 +36,10 @@ _PARTS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """A model under audit with its task, and which rows it was trained on."""
+    """A model under audit with its task, and which rows it was trained on.
+
+    `inside` attacks its training where that can be run again: private training, by a recipe.
+    """
 
     model: Any
     task: Task
@@ -44,6 +48,7 @@ class Subject:
     population: NDArray[np.int64] | None = None
     recipe: TrainingRecipe | None = None
     claims: tuple[Guarantee, ...] = ()
+    inside: Callable[[Report], list[Finding]] = lambda report: []
 
 
 def of_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> Subject:
@@ -54,9 +59,10 @@ def of_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> Subject:
             "trained on. Give its records with --data FILE, or train it again."
         )
     recipe = load_recipe(folder / RECIPE_FILE, overrides)
-    model, _card = checkpoint.load(folder)
+    model, card = checkpoint.load(folder)
     task = load_task(recipe)
-    parts = partition(task, regime=next(iter(by_regime(recipe, task))), seed=recipe.seed)
+    parts = parts_of(recipe, task, next(iter(by_regime(recipe, task))))
+    claims = checkpoint.load_guarantees(folder)
     return Subject(
         model=model,
         task=task,
@@ -64,7 +70,16 @@ def of_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> Subject:
         non_members=parts.test,
         population=parts.attacker_train,
         recipe=training_of(recipe, len(parts.train), len(parts.validation)),
-        claims=checkpoint.load_guarantees(folder),
+        claims=claims,
+        inside=lambda report: audit_private_training(
+            recipe,
+            model,
+            claims,
+            shape=card.shape,
+            outputs=card.outputs,
+            size=len(parts.train),
+            report=report,
+        ),
     )
 
 
@@ -143,7 +158,7 @@ def parse_training(text: str, *, size: int) -> TrainingRecipe:
 def training_of(recipe: Recipe, size: int, held_out: int) -> TrainingRecipe:
     """How `reticent train` trains: AdamW with a cosine, keeping the best validation epoch.
 
-    With [train.private]: as that says, but for its averaging and its capacity.
+    With [train.private]: as that says, but for its averaging.
     """
     train, private = recipe.train, recipe.train.private
     if private is not None:
@@ -158,7 +173,7 @@ def training_of(recipe: Recipe, size: int, held_out: int) -> TrainingRecipe:
             weight_decay=0.0,
             schedule="constant",
             clip_norm=private.clipping_norm,
-            noise_multiplier=noise_multiplier_of(private, size),
+            noise_multiplier=mechanism_of(private, size).noise_multiplier,
         )
     return TrainingRecipe(
         size=size,

@@ -30,11 +30,12 @@ CENTRAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The ledger's entry that paid: identity of the data set, charge, receipt."""
+    """The ledger's entry that paid: identity of the data set, charge and its form, receipt."""
 
     dataset: str
     charge: str
     receipt: str
+    charged_as: str
 
 
 def certify(
@@ -71,10 +72,7 @@ def certify(
         "trust_model": trust_model,
         "output_sha256": output,
         "ledger": {**vars(entry), "public_key": key.public},
-        "code": {
-            name: importlib.metadata.version(name)
-            for name in ("reticent", "dp-accounting", "torch")
-        },
+        "code": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "audit": None if audit is None else dict(audit),
     }
     return {**record, "signature": key.endorse(canonical(record))}

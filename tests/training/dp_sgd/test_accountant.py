@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import integrate, optimize, stats
+from scipy.special import logsumexp
 
 from reticent.errors import ConfigError
-from reticent.training.dp_sgd.accountant import Mechanism, calibrate, curve, epsilon, renyi_epsilon
+from reticent.training.dp_sgd.accountant import (
+    Mechanism,
+    calibrate,
+    curve,
+    epsilon,
+    renyi_curve,
+    renyi_epsilon,
+)
 
 pytest.importorskip("dp_accounting")
 
@@ -110,6 +119,54 @@ def test_the_curve_falls_with_delta() -> None:
     mechanism = Mechanism(noise_multiplier=1.0, steps=100, sampling_probability=0.01)
     points = curve(mechanism, (1e-7, 1e-6, 1e-5))
     assert points[0] > points[1] > points[2] == pytest.approx(epsilon(mechanism, 1e-5))
+
+
+@pytest.mark.parametrize(
+    ("noise", "probability", "count"),
+    [(0.8, 0.02, 1), (3.0, 0.4, 1), (1.0, 1.0, 1), (2.0, 0.1, 3), (6.0, 0.7, 4)],
+)
+def test_renyi_curves_equal_integrals_in_both_directions(
+    noise: float, probability: float, count: int
+) -> None:
+    """The divergence of a sampled Gaussian with and without the unit's records, by quadrature."""
+    orders = (2.0, 2.5, 5.0, 16.0)
+    mechanism = Mechanism(
+        noise_multiplier=noise,
+        steps=7,
+        sampling_probability=probability,
+        records_per_user=count,
+    )
+    found = renyi_curve(mechanism, orders)
+
+    def without(x: float) -> float:
+        return float(stats.norm.logpdf(x, 0, noise))
+
+    def with_it(x: float) -> float:
+        drawn = stats.binom.pmf(np.arange(count + 1), count, probability)
+        return float(logsumexp(stats.norm.logpdf(x, np.arange(count + 1), noise), b=drawn))
+
+    for order, value in zip(orders, found, strict=True):
+        integrals = [
+            integrate.quad(
+                lambda x, p=p, q=q, a=order: math.exp(a * p(x) + (1 - a) * q(x)),
+                -30 * noise,
+                30 * noise + count * order,
+                limit=2000,
+                points=(0, 1, count * order),
+            )[0]
+            for p, q in ((with_it, without), (without, with_it))
+        ]
+        exact = max(7 * math.log(each) / (order - 1) for each in integrals)
+        # dp-accounting bounds fractional orders from above only.
+        above = 1e-6 if order.is_integer() else math.inf
+        assert exact * (1 - 1e-7) <= value <= exact * (1 + above) + 1e-9
+
+
+def test_a_truncated_batch_has_no_renyi_curve() -> None:
+    mechanism = Mechanism(
+        noise_multiplier=1.0, steps=9, sampling_probability=0.1, examples=100, capacity=20
+    )
+    assert renyi_curve(mechanism, (2.0, 8.0)) == (math.inf, math.inf)
 
 
 def test_impossible_plans_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reticent.errors import BudgetExhaustedError, ConfigError, DataError, EvidenceError
-from reticent.privacy.ledger import Cap, Ledger
+from reticent.errors import (
+    BudgetExhaustedError,
+    ConfigError,
+    DataError,
+    EvidenceError,
+    UnsupportedError,
+)
+from reticent.privacy.ledger import ORDERS, Cap, Ledger
 from reticent.privacy.ledger.files import file_digests
-from reticent.training.dp_sgd.charged import digests, train_charged
+from reticent.training.dp_sgd.accountant import epsilon, event
+from reticent.training.dp_sgd.charged import (
+    APPROXIMATE,
+    RENYI,
+    bounded_size,
+    costs,
+    digests,
+    train_charged,
+)
+from reticent.training.dp_sgd.keystream import KeyStream
+from reticent.training.dp_sgd.sampling import bound_contributions
 from reticent.training.dp_sgd.trainer import Plan
 
 pytest.importorskip("dp_accounting")
@@ -132,3 +149,70 @@ def test_a_run_that_is_killed_stays_charged_and_gives_nothing_out(tmp_path: Path
         bought(ledger, "killed")
     with pytest.raises(BudgetExhaustedError):
         bought(ledger, "again", epsilon=3.5)
+
+
+def test_runs_are_charged_their_renyi_curves_which_compose(tmp_path: Path) -> None:
+    """Ten runs at epsilon 0.5 fit a cap of 3, as one accountant over all of them agrees."""
+    accounting = pytest.importorskip("dp_accounting.rdp")
+    ledger = granted(tmp_path, epsilon=3.0)
+    (registered,) = ledger.datasets()
+    made = bought(ledger, "first", epsilon=0.5)
+    assert made.charged_as == RENYI
+    mechanism = made.trained.mechanism
+    (cost, form), second = costs(mechanism, 0.5, 1e-5)
+    assert (form, second[1]) == (RENYI, APPROXIMATE)
+    assert ledger.charge(made.charge).cost == cost
+    for number in range(9):
+        ledger.reserve(registered.id, cost, key=f"like it, {number}")
+    accountant = accounting.RdpAccountant([order for order in ORDERS if order.is_integer()])
+    accountant.compose(event(mechanism), 10)
+    assert spent(ledger) == pytest.approx(accountant.get_epsilon(1e-4), rel=1e-6)
+    # Above the tighter accountant of the whole, below the sum that epsilons would make.
+    whole = replace(mechanism, steps=10 * mechanism.steps)
+    assert epsilon(whole, 1e-4) <= spent(ledger) < 10 * 0.5 / 2
+    # Ten charges as (epsilon, delta) would have passed the cap in both.
+    assert not Cap(epsilon=3.0, delta=1e-4).admits(sum([second[0]] * 9, second[0]))
+
+
+def test_a_run_that_fills_the_cap_is_charged_as_epsilon_and_delta(tmp_path: Path) -> None:
+    ledger = granted(tmp_path, epsilon=2.0)
+    assert bought(ledger, "all", epsilon=2.0).charged_as == APPROXIMATE
+    assert spent(ledger) <= 2.0
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 2.0])
+def test_a_run_that_never_started_goes_on_under_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epsilon: float
+) -> None:
+    """In either form of the charge: below the cap, and at its brim."""
+    ledger = granted(tmp_path, epsilon=2.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "start", lambda charge: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bought(ledger, "interrupted", epsilon=epsilon)
+    before = spent(ledger)
+    assert before > 0.7 * epsilon
+    bought(ledger, "interrupted", epsilon=epsilon)
+    assert spent(ledger) == before
+    with pytest.raises(ConfigError):
+        bought(ledger, "interrupted", epsilon=epsilon)
+
+
+def test_a_network_without_a_bound_costs_nothing(tmp_path: Path) -> None:
+    ledger = granted(tmp_path)
+    x, y = records()
+    mixing = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    for model in (mixing, mixing.eval()):
+        with pytest.raises(UnsupportedError, match="GroupNorm"):
+            train_charged(
+                model, x, y, epsilon=1.0, delta=1e-5, ledger=ledger, dataset="people", key="a",
+                plan=PLAN,
+            )  # fmt: skip
+    assert spent(ledger) == 0
+
+
+def test_users_leave_as_many_records_whichever_are_drawn() -> None:
+    users = np.repeat(["a", "b", "c"], [1, 5, 2])
+    for most in (1, 2, 3, 9):
+        kept = bound_contributions(users, most, KeyStream())
+        assert len(kept) == bounded_size(users, most)

@@ -8,13 +8,8 @@ number of a record, however few records there are.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,83 +22,12 @@ from reticent.errors import (
     EvidenceError,
     InputError,
 )
+from reticent.inference.ckks.batch_plan import BatchPlan
+from reticent.inference.ckks.chain import Stage
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, load_keys
-from reticent.inference.ckks.lowering import Lowered, lower
-from reticent.inference.ckks.parameters import Parameters, smallest
-from reticent.inference.ckks.plan import ClientPlan
-from reticent.inference.ckks.primitives import Primitives, measured
-from reticent.inference.ckks.program import Program
-from reticent.inference.ckks.residues import LIMB, Residues, Shape, combine, passes_of
-
-_TARGET = 2.0**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """A program laid out for batches of up to `records` records; bytes and times are per batch."""
-
-    parameters: Parameters
-    lowered: Lowered = field(repr=False)
-    bound: float
-    upload_bytes: int
-    reply_bytes: int
-    key_bytes: int
-    server_ms: float
-
-    @property
-    def records(self) -> int:
-        """Records in a full batch."""
-        return self.parameters.slots
-
-    @cached_property
-    def digest(self) -> bytes:
-        """16 bytes that client and server must agree on."""
-        shape = [matrix.weight.shape for matrix in self.lowered.matrices]
-        record = ["batch", vars(self.parameters), self.bound, shape[0][1], shape[-1][0]]
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()[:16]
-
-    def for_client(self) -> ClientPlan:
-        """The part that a client is handed."""
-        slots, outputs = self.parameters.slots, len(self.lowered.matrices[-1].weight)
-        return ClientPlan(
-            parameters=self.parameters,
-            columns=np.zeros((1, slots), dtype=np.int64),
-            outputs=np.arange(outputs, dtype=np.int64),
-            steps=(),
-            inputs=self.lowered.matrices[0].weight.shape[1],
-            bound=self.bound,
-            digest=self.digest,
-        )
-
-    def describe(self) -> str:
-        """The figures in words."""
-        p, rate = self.parameters, self.records / self.server_ms * 1000
-        return (
-            f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security\n"
-            f"batch of {self.records}: 0 rotations, keys {self.key_bytes / 1e6:.1f} MB, upload "
-            f"{self.upload_bytes / 1e6:.0f} MB ({self.upload_bytes / self.records / 1e3:.0f} kB a "
-            f"record), reply {self.reply_bytes / 1e6:.1f} MB, about {self.server_ms / 1000:.1f} s "
-            f"of the server's CPU: {rate:.0f} records a second when full"
-        )
-
-
-def plan_batch(program: Program, *, primitives: Primitives | None = None) -> BatchPlan:
-    """The batch layout of `program`. Raises `UnsupportedError` for what no ring holds."""
-    lowered = lower(program)
-    last = lowered.matrices[-1].name or "the last"
-    parameters = smallest(lowered.levels, values=1, layer=last)
-    inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
-    return BatchPlan(
-        parameters=parameters,
-        lowered=lowered,
-        bound=program.bound,
-        upload_bytes=inputs * parameters.ciphertext_bytes,
-        reply_bytes=outputs * 2 * parameters.degree * 8,
-        key_bytes=parameters.key_bytes(1),
-        server_ms=_predicted(lowered, parameters, primitives or measured(parameters)),
-    )
+from reticent.inference.ckks.residues import Residues, Shape, combine, groups
 
 
 class BatchClient(EncryptedClient):
@@ -170,8 +94,10 @@ class BatchServer:
         """One reply per output. Raises `DataError`, `BundleError`, `AuthenticationError`."""
         engine, lowered = self._engine, self._plan.lowered
         values = self._read(requests)
-        for index, matrix in enumerate(lowered.matrices):
-            made = self._linear(values, matrix.weight, matrix.bias)
+        for index, (matrix, stage) in enumerate(
+            zip(lowered.matrices, self._plan.chain.stages, strict=True)
+        ):
+            made = self._linear(values, matrix.weight, matrix.bias, stage)
             values.clear()
             if index < len(lowered.squares):
                 made = [
@@ -213,11 +139,15 @@ class BatchServer:
         return values
 
     def _linear(
-        self, values: list[Any], weight: NDArray[np.float64], bias: NDArray[np.float64]
+        self,
+        values: list[Any],
+        weight: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        stage: Stage,
     ) -> list[Any]:
-        engine = self._engine
-        level, incoming = engine.level(values[0]), engine.scale(values[0])
-        scale = _TARGET * engine.prime(level) / incoming
+        engine, level = self._engine, stage.level
+        incoming = engine.scale(values[0])
+        scale = 2.0**stage.out_bits * (engine.prime(level) if stage.divides else 1) / incoming
         shape = Shape(
             degree=self._plan.parameters.degree,
             primes=tuple(engine.prime(at) for at in range(level + 1)),
@@ -225,7 +155,7 @@ class BatchServer:
         whole = np.rint(weight * scale).astype(np.int64)
         head, residues = self._residues(values, shape, incoming * scale)
         made: list[tuple[int, Any]] = []
-        for rows, columns in _groups(whole):
+        for rows, columns in groups(whole):
             if not len(columns):
                 # A product with nothing but zeros would be no encryption at all.
                 made += [
@@ -238,7 +168,7 @@ class BatchServer:
                 made.append((int(row), self._engine.load(head + out.tobytes())))
         ordered = [each for _, each in sorted(made, key=lambda pair: pair[0])]
         return [
-            self._shifted(engine.rescale(each), float(constant))
+            self._shifted(engine.rescale(each) if stage.divides else each, float(constant))
             for each, constant in zip(ordered, bias, strict=True)
         ]
 
@@ -263,50 +193,4 @@ class BatchServer:
         return engine.add_plain(value, plain)
 
     def _squared(self, value: Any, offset: float) -> Any:
-        engine = self._engine
-        return engine.rescale(engine.multiply(value, self._shifted(value, offset)))
-
-
-def _groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows that use the same inputs, with those inputs: a convolution's filters at one place."""
-    found: dict[bytes, list[int]] = {}
-    used = weights != 0
-    for row, mask in enumerate(used):
-        found.setdefault(mask.tobytes(), []).append(row)
-    return [(np.array(rows), np.flatnonzero(used[rows[0]])) for rows in found.values()]
-
-
-def _predicted(lowered: Lowered, parameters: Parameters, costs: Primitives) -> float:
-    """Milliseconds for a batch: products of residues at this machine's rate, squares, the rest."""
-    rate, one = _rates()
-    total, level, width = 0.0, parameters.levels, 2 * parameters.degree
-    for index, matrix in enumerate(lowered.matrices):
-        outputs, inputs = matrix.weight.shape
-        pairs = int((matrix.weight != 0).sum())
-        limbs = sum(-(-bits // LIMB) for bits in parameters.prime_bits[: level + 1])
-        passes = sum(passes_of(bits) for bits in parameters.prime_bits[: level + 1])
-        total += 2.0 * pairs * width * 2 * limbs / rate
-        total += (outputs * passes + 2 * inputs * limbs) * width * one
-        # Read and written once more than loaded: the residues leave the library and come back.
-        total += costs.at("load", level) * (2 * inputs + 2 * outputs)
-        total += (costs.at("rescale", level) + costs.at("mask", level) / 2) * outputs
-        level -= 1
-        if index < len(lowered.squares):
-            each = costs.at("multiply", level) + costs.at("rescale", level)
-            total += (each + costs.at("mask", level) / 2) * outputs
-            level -= 1
-    return total + costs.at("mask", 0) * len(lowered.matrices[-1].weight)
-
-
-def _rates() -> tuple[float, float]:
-    """Floating-point operations of a matrix product, and passes over an integer, a millisecond."""
-    left, right = np.ones((64, 256)), np.ones((256, 4096))
-    start = time.process_time()
-    left @ right
-    left @ right
-    products = 2 * 2 * 64 * 256 * 4096 / max(1e-6, 1000 * (time.process_time() - start))
-    numbers = np.arange(1 << 18)
-    start = time.process_time()
-    _ = numbers % 1_073_479_681
-    seconds = max(1e-6, 1000 * (time.process_time() - start))
-    return products, seconds / len(numbers)
+        return self._engine.multiply(value, self._shifted(value, offset))

@@ -16,17 +16,18 @@ from reticent.inference.ckks.plan import ClientPlan
 class EncryptedClient:
     """Encrypts queries for one plan and decrypts the replies.
 
-    Answers are rounded to `precision_bits` binary places before anything else sees them, and a
-    key answers at most `most_queries`: decryptions of approximate ciphertexts tell about the key
-    (Li & Micciancio 2021), and rounding hides what lies below the places that are right.
-    `rotate` makes new keys. Raises `BudgetExhaustedError` beyond that number.
+    Answers are rounded to `precision_bits` binary places (the plan's if None) before anything else
+    sees them, and a key answers at most `most_queries`: decryptions of approximate ciphertexts
+    tell about the key (Li & Micciancio 2021), and rounding hides what lies below the places that
+    are right. `rotate` makes new keys. Raises `BudgetExhaustedError` beyond that number.
     """
 
     def __init__(
-        self, plan: ClientPlan, *, precision_bits: int = 6, most_queries: int = 10_000
+        self, plan: ClientPlan, *, precision_bits: int | None = None, most_queries: int = 10_000
     ) -> None:
         self._plan = plan
-        self._precision, self._most_queries = precision_bits, most_queries
+        self._precision = plan.places if precision_bits is None else precision_bits
+        self._most_queries = most_queries
         self.rotate()
 
     def rotate(self) -> None:

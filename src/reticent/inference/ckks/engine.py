@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from reticent.errors import DataError, MissingExtraError, UnsupportedError
 from reticent.inference.ckks.parameters import Parameters
-from reticent.inference.ckks.program import Values
+
+Slots = NDArray[np.float64] | NDArray[np.complex128]
 
 
 class Engine(Protocol):
     """What a server needs: sums, products and rotations, with public keys only."""
 
-    def encode(self, values: Values, *, scale: float, level: int) -> Any:
-        """A plaintext of (slots,) numbers, with `level` products left to it."""
+    def encode(self, values: Slots, *, scale: float, level: int) -> Any:
+        """A plaintext of (slots,) numbers, real or complex, with `level` divisions left to it."""
 
     def add(self, a: Any, b: Any) -> Any:
         """The sum of two ciphertexts of one level and scale."""
@@ -32,6 +33,9 @@ class Engine(Protocol):
     def multiply_plain(self, a: Any, plain: Any) -> Any:
         """Ciphertext times plaintext, slot by slot; scales multiply."""
 
+    def multiply_add(self, total: Any, a: Any, plain: Any) -> Any:
+        """`total` plus the product of ciphertext and plaintext; `total` may be changed."""
+
     def multiply(self, a: Any, b: Any) -> Any:
         """The product of two ciphertexts, relinearised; scales multiply."""
 
@@ -39,7 +43,7 @@ class Engine(Protocol):
         """Divide by the level's prime, and drop it."""
 
     def lower(self, a: Any, level: int) -> Any:
-        """The same numbers with `level` products left."""
+        """The same numbers with `level` divisions left."""
 
     def exactly(self, a: Any, scale: float) -> Any:
         """`a`, whose scale is this but for floating-point rounding, at exactly this scale."""
@@ -60,7 +64,7 @@ class Engine(Protocol):
         """The factor between numbers and what the ciphertext holds."""
 
     def level(self, a: Any) -> int:
-        """Products left to a ciphertext."""
+        """Divisions left to a ciphertext."""
 
     def prime(self, level: int) -> int:
         """The prime that `rescale` divides by at this level."""
@@ -77,7 +81,7 @@ def context_of(parameters: Parameters) -> Any:
     seal = seal_library()
     made = seal.EncryptionParameters(seal.scheme_type.ckks)
     made.set_poly_modulus_degree(parameters.degree)
-    made.set_coeff_modulus(seal.CoeffModulus.Create(parameters.degree, parameters.prime_bits))
+    made.set_coeff_modulus(seal.CoeffModulus.Create(parameters.degree, list(parameters.prime_bits)))
     context = seal.SEALContext(made, True, seal.sec_level_type.tc128)
     if not context.parameters_set():
         raise UnsupportedError(
@@ -98,9 +102,17 @@ class SealEngine:
         self._relinearise, self._rotations = relinearise, rotations
         self._ids, self._primes = _chain(context)
 
-    def encode(self, values: Values, *, scale: float, level: int) -> Any:
+    @property
+    def slots(self) -> int:
+        """Numbers per ciphertext."""
+        return int(self._encoder.slot_count())
+
+    def encode(self, values: Slots, *, scale: float, level: int) -> Any:
         """See `Engine`."""
-        plain = self._encoder.encode(np.ascontiguousarray(values, dtype=np.float64), scale)
+        if np.iscomplexobj(values):
+            plain = self._encoder.encode_complex(np.ascontiguousarray(values), scale)
+        else:
+            plain = self._encoder.encode(np.ascontiguousarray(values, dtype=np.float64), scale)
         self._evaluator.mod_switch_to_inplace(plain, self._ids[level])
         return plain
 
@@ -116,9 +128,14 @@ class SealEngine:
         """See `Engine`."""
         return self._evaluator.multiply_plain(a, plain)
 
+    def multiply_add(self, total: Any, a: Any, plain: Any) -> Any:
+        """See `Engine`."""
+        self._evaluator.add_inplace(total, self._evaluator.multiply_plain(a, plain))
+        return total
+
     def multiply(self, a: Any, b: Any) -> Any:
         """See `Engine`."""
-        product = self._evaluator.multiply(a, b)
+        product = self._evaluator.square(a) if a is b else self._evaluator.multiply(a, b)
         self._evaluator.relinearize_inplace(product, self._relinearise)
         return product
 

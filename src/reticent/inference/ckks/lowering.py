@@ -1,36 +1,29 @@
 """A program as alternating matrices and squares, the form that slots compute.
 
-Neighbouring affine steps become one matrix. A quadratic a x^2 + b x + c becomes x (x + b / a),
-one product of ciphertexts; a and c go into the next matrix, so that they cost no level. Where a
-channel is nearly linear, b / a is large, and what rounding does to a next to it grows: there x is
-shrunk by the matrix before, until b / a is no more than `_LARGEST_OFFSET`.
+Neighbouring affine steps become one matrix, and activations of one depth one stage of squares.
+A stage computes rows z (z + offset) of its input, and every value is an affine function of such
+rows, so that constants cost no level. What a stage doesn't change but a later one needs (a residual
+connection) passes through as z (z + 1) - z z = z.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from reticent.errors import UnsupportedError
-from reticent.inference.ckks.program import Add, Convolution, Linear, Polynomial, Program, Values
-
-_LARGEST_OFFSET = 1e4
-# Beyond it a shrunken x drowns in the ciphertext's own noise.
-_MOST_LINEAR = 1e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matrix:
-    """`weight` (out, in) and `bias` (out,)."""
-
-    name: str
-    weight: Values = field(repr=False)
-    bias: Values = field(repr=False)
-
-    def run(self, x: Values) -> Values:
-        """(n, in) to (n, out)."""
-        return x @ self.weight.T + self.bias
+from reticent.inference.ckks.program import (
+    Add,
+    Convolution,
+    Linear,
+    Polynomial,
+    Program,
+    Shape,
+    Step,
+    Values,
+)
+from reticent.inference.ckks.rows import Matrix, Rows, carried, powers, quadratic, quartic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +45,6 @@ class Lowered:
     matrices: tuple[Matrix, ...]
     squares: tuple[Square, ...]
 
-    @property
-    def levels(self) -> int:
-        """Products in a row: one per matrix, one per square."""
-        return len(self.matrices) + len(self.squares)
-
     def run(self, x: Values) -> Values:
         """(n, in) to (n, out) on plaintext."""
         for matrix, square in zip(self.matrices, self.squares, strict=False):
@@ -67,75 +55,119 @@ class Lowered:
 def lower(program: Program) -> Lowered:
     """`program` as matrices and squares; the same function of the flattened input.
 
-    Raises `UnsupportedError` for residual connections and for polynomials that are not quadratic.
+    Raises `UnsupportedError` for polynomials of a degree above 4.
     """
-    size = int(np.prod(program.input_shape))
-    current = _identity(size, "input")
-    matrices: list[Matrix] = []
-    squares: list[Square] = []
-    shapes = program.shapes()
-    for index, step in enumerate(program.steps):
-        operation, given = step.operation, shapes[index]
-        if isinstance(operation, Add) or step.sources != (index,):
-            raise UnsupportedError(
-                f"Not yet: layer {operation.name!r} adds an earlier value, and this version "
-                "encrypts chains of layers only. Leave out the residual connection."
+    return _Lowering(program).run()
+
+
+class _Lowering:
+    """`_values` holds what is known so far, as affine functions of the last stage's rows."""
+
+    def __init__(self, program: Program) -> None:
+        self._steps, self._shapes = program.steps, program.shapes()
+        self._left = _needed(program.steps)
+        size = int(np.prod(program.input_shape))
+        start = Matrix(name="input", weight=np.eye(size), bias=np.zeros(size))
+        self._values: dict[Hashable, Matrix] = {0: start}
+        self._matrices: list[Matrix] = []
+        self._squares: list[Square] = []
+
+    def run(self) -> Lowered:
+        self._affine()
+        while self._left:
+            self._stage()
+            self._affine()
+        last = self._values[len(self._steps)]
+        return Lowered(matrices=(*self._matrices, last), squares=tuple(self._squares))
+
+    def _affine(self) -> None:
+        """Everything that no product is needed for."""
+        for number in sorted(self._left):
+            step = self._steps[number - 1]
+            if all(source in self._values for source in step.sources) and _is_affine(step):
+                given = self._shapes[step.sources[0]]
+                self._values[number] = _applied(
+                    step, [self._values[s] for s in step.sources], given
+                )
+                self._left.discard(number)
+
+    def _stage(self) -> None:
+        """One stage of squares: each activation whose input is known, and what must pass."""
+        made: list[Rows] = []
+        for number in sorted(self._left):
+            step = self._steps[number - 1]
+            operation, source = step.operation, step.sources[0]
+            if not isinstance(operation, Polynomial):
+                continue
+            shape, key = self._shapes[source], (number, "x")
+            if key in self._values:
+                pair = self._values.pop((number, "square")), self._values.pop(key)
+                made.append(quartic(operation, shape, number, *pair))
+                self._left.discard(number)
+            elif source in self._values and operation.degree > 2:
+                made.append(powers(operation, number, self._values[source]))
+            elif source in self._values:
+                made.append(quadratic(operation, shape, number, self._values[source]))
+                self._left.discard(number)
+        begun = {key[0] for rows in made for key, *_ in rows.results if isinstance(key, tuple)}
+        needed = {s for n in self._left - begun for s in self._steps[n - 1].sources}
+        passing = [key for key in self._values if key in needed or isinstance(key, tuple)]
+        made += [carried(key, self._values[key]) for key in passing]
+        self._advance(made)
+
+    def _advance(self, made: list[Rows]) -> None:
+        name = made[0].before.name
+        self._matrices.append(
+            Matrix(
+                name=name,
+                weight=np.concatenate([rows.before.weight for rows in made]),
+                bias=np.concatenate([rows.before.bias for rows in made]),
             )
-        if isinstance(operation, Polynomial):
-            shrink, offset, scale, constant = _quadratic(operation, given)
-            before = Matrix(
-                name=current.name,
-                weight=current.weight * shrink[:, None],
-                bias=current.bias * shrink,
-            )
-            matrices.append(before)
-            squares.append(Square(name=operation.name, offset=offset))
-            current = Matrix(name=operation.name, weight=np.diag(scale), bias=constant)
-        else:
-            affine = _affine(operation, given)
-            current = Matrix(
-                name=affine.name,
-                weight=affine.weight @ current.weight,
-                bias=affine.weight @ current.bias + affine.bias,
-            )
-    return Lowered(matrices=(*matrices, current), squares=tuple(squares))
+        )
+        offset = np.concatenate([rows.offset for rows in made])
+        self._squares.append(Square(name=made[0].name, offset=offset))
+        self._values, at = {}, 0
+        for rows in made:
+            here = slice(at, at + len(rows.offset))
+            for key, weight, bias in rows.results:
+                wide = np.zeros((len(weight), len(offset)))
+                wide[:, here] = weight
+                self._values[key] = Matrix(name=rows.name, weight=wide, bias=bias)
+            at = here.stop
 
 
-def _identity(size: int, name: str) -> Matrix:
-    return Matrix(name=name, weight=np.eye(size), bias=np.zeros(size))
+def _needed(steps: tuple[Step, ...]) -> set[int]:
+    needed = {len(steps)} - {0}
+    for number in range(len(steps), 0, -1):
+        if number in needed:
+            needed.update(source for source in steps[number - 1].sources if source)
+    return needed
 
 
-def _affine(operation: Linear | Convolution, shape: tuple[int, ...]) -> Matrix:
-    """The matrix of an affine step; a convolution's is read off the unit vectors."""
+def _is_affine(step: Step) -> bool:
+    return not isinstance(step.operation, Polynomial) or step.operation.degree < 2
+
+
+def _applied(step: Step, given: list[Matrix], shape: Shape) -> Matrix:
+    operation = step.operation
+    if isinstance(operation, Add):
+        weight = np.sum([each.weight for each in given], axis=0)
+        return Matrix(
+            name=operation.name, weight=weight, bias=np.sum([each.bias for each in given], axis=0)
+        )
+    affine = _matrix(operation, shape)
+    return Matrix(
+        name=affine.name,
+        weight=affine.weight @ given[0].weight,
+        bias=affine.weight @ given[0].bias + affine.bias,
+    )
+
+
+def _matrix(operation: Linear | Convolution | Polynomial, shape: Shape) -> Matrix:
+    """The matrix of an affine step; unless it is one, it is read off the unit vectors."""
     if isinstance(operation, Linear):
         return Matrix(name=operation.name, weight=operation.weight, bias=operation.bias)
     size = int(np.prod(shape))
     zero = operation.run(np.zeros((1, *shape)))[0].ravel()
     units = operation.run(np.eye(size).reshape(size, *shape))
-    weight = (units.reshape(size, -1) - zero).T
-    return Matrix(name=operation.name, weight=weight, bias=zero)
-
-
-def _quadratic(step: Polynomial, shape: tuple[int, ...]) -> tuple[Values, Values, Values, Values]:
-    """s, o, k, c (values,): with z = s x, a x^2 + b x + c = k z (z + o) + c."""
-    if step.degree != 2:
-        raise UnsupportedError(
-            f"Not yet: layer {step.name!r} is a polynomial of degree={step.degree}; this version "
-            "encrypts quadratics. Fit quadratic activations."
-        )
-    constant, linear, square = (
-        np.broadcast_to(row.reshape(-1, *([1] * (len(shape) - 1))), shape).ravel()
-        for row in step.coefficients
-    )
-    ratio = np.zeros_like(linear)
-    active = linear != 0
-    with np.errstate(divide="ignore"):
-        ratio[active] = linear[active] / square[active]
-    if not np.all(np.abs(ratio) <= _MOST_LINEAR):
-        raise UnsupportedError(
-            f"Not yet: layer {step.name!r} has a channel that is linear (b / a = "
-            f"{np.abs(ratio).max():.3g}, at most {_MOST_LINEAR:g}). Fit its activation with a "
-            "larger square, or leave it out."
-        )
-    shrink = np.minimum(1.0, _LARGEST_OFFSET / np.maximum(np.abs(ratio), 1e-300))
-    return shrink, ratio * shrink, square / shrink**2, constant
+    return Matrix(name=operation.name, weight=(units.reshape(size, -1) - zero).T, bias=zero)

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from reticent.errors import ConfigError
 from reticent.guarantee import CLIENT, DifferentialPrivacy, Guarantee, Pillar
-from reticent.inference.ckks.lowering import Matrix
 from reticent.inference.ckks.plan import Goal, Plan, plan
 from reticent.inference.ckks.primitives import Primitives
 from reticent.inference.ckks.program import Linear, Program, Step
+from reticent.inference.ckks.rows import Matrix
 from reticent.inference.ckks.server import EncryptedServer
 from reticent.privacy.ledger import Cap, Cost, Ledger, zcdp
 from reticent.training.pate.noise import STEPS, SecureVoteNoise

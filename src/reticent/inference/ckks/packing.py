@@ -9,7 +9,7 @@ the server's rotations are what is dear. `diagonals` proves that each pair is me
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ class Layer:
     slots): which output its product counts for. `rotations` is how many neighbouring rotations are
     needed, in steps of `baby`. `sums` are the steps of rotate-and-add over `span` slots, after
     which everything repeats. Afterwards slot s holds output `outputs[s]`, or partial sums where
-    that is -1.
+    that is -1. Outputs stand in `copies`, each shifted against the one before as the next matrix
+    needs them.
     """
 
     columns: Indices = field(repr=False)
@@ -38,18 +39,33 @@ class Layer:
     sums: tuple[int, ...]
     outputs: Indices = field(repr=False)
     span: int
+    copies: int = 1
+    used: tuple[int, ...] | None = None
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """The rotations of the input that meet a weight; all unless `thinned`."""
+        return tuple(range(self.rotations)) if self.used is None else self.used
+
+    @property
+    def babies(self) -> tuple[int, ...]:
+        """The small steps, 0 among them if it is one."""
+        return tuple(sorted({turn % self.baby for turn in self.turns}))
+
+    @property
+    def giants(self) -> tuple[int, ...]:
+        """The large steps, 0 among them if it is one."""
+        return tuple(sorted({turn - turn % self.baby for turn in self.turns}))
 
     @property
     def steps(self) -> set[int]:
         """The rotations that keys are needed for."""
-        giants = range(self.baby, self.rotations, self.baby)
-        return {*range(1, self.baby), *giants, *self.sums}
+        return {*self.babies, *self.giants, *self.sums} - {0}
 
     @property
     def count(self) -> int:
         """Rotations that one evaluation makes."""
-        giants = -(-self.rotations // self.baby)
-        return self.baby - 1 + giants - 1 + len(self.sums)
+        return _turned(self.turns, self.baby) + len(self.sums)
 
 
 def single(outputs: int, inputs: int, slots: int) -> Layer:
@@ -69,38 +85,47 @@ def single(outputs: int, inputs: int, slots: int) -> Layer:
         rows=_limited(place % rows, outputs)[None],
         rotations=shift,
         baby=_baby(shift),
-        sums=_doublings(rows, slots),
+        sums=_doublings(rows, period * blocks),
         outputs=_limited(place % rows, outputs),
-        span=slots,
+        span=period * blocks,
     )
 
 
-def several(weight: Values, slots: int) -> Layer:
+def several(weight: Values, slots: int, *, copies: int = 1, after: int = 1) -> Layer:
     """Many ciphertexts, no rotation before the sum; each row sends only the columns it uses.
 
-    A convolution's rows use a few columns each: this is the client-side im2col.
+    A convolution's rows use a few columns each: this is the client-side im2col. With `copies`
+    the client computes for the next matrix, of `after` outputs: each row is made `copies` times,
+    shifted so that the next matrix rotates so many times less (see `single`).
     """
     outputs = len(weight)
-    rows = _power_of_two(outputs)
-    if rows > slots:
-        raise UnsupportedError(f"Expected at most {slots} outputs, got {outputs}.")
+    rows, shift = _power_of_two(outputs), _power_of_two(after) // copies
+    fits = copies == 1 or (shift >= 1 and _power_of_two(after) <= rows)
+    if rows * copies > slots or not fits:
+        raise UnsupportedError(
+            f"Expected at most {slots} slots for {copies} copies of {outputs} outputs, and at most "
+            f"as many outputs of the next matrix, got {after}."
+        )
     used = [np.flatnonzero(row) for row in weight]
     most = max(1, max(len(columns) for columns in used))
-    depth = slots // rows
+    depth = min(slots // (rows * copies), _power_of_two(most))
     table = np.full((rows, -(-most // depth) * depth), -1, dtype=np.int64)
     for row, columns in enumerate(used):
         table[row, : len(columns)] = columns
-    # Slot k * rows + i of ciphertext t holds the (t * depth + k)-th column of row i.
-    packed = table.reshape(rows, -1, depth).transpose(1, 2, 0).reshape(-1, slots)
-    place = np.arange(slots) % rows
+    # Slot (k * copies + p) * rows + i of ciphertext t holds the (t * depth + k)-th column of the
+    # row that copy p has in place i.
+    place = np.arange(slots)
+    here = (place % rows + place // rows % copies * shift) % rows
+    packed = table.reshape(rows, -1, depth)[here, :, place // (rows * copies) % depth].T
     return Layer(
         columns=packed,
-        rows=np.broadcast_to(_limited(place, outputs), packed.shape).copy(),
+        rows=np.broadcast_to(_limited(here, outputs), packed.shape).copy(),
         rotations=1,
         baby=1,
-        sums=_doublings(rows, slots),
-        outputs=_limited(place, outputs),
-        span=slots,
+        sums=_doublings(rows * copies, rows * copies * depth),
+        outputs=_limited(here, outputs),
+        span=rows * copies * depth,
+        copies=copies,
     )
 
 
@@ -109,14 +134,15 @@ def hidden(outputs: int, before: Layer) -> Layer:
     slots = before.outputs.size
     period, rows = _period(outputs, period_of(before), slots)
     place = np.arange(slots)
+    turns = rows // before.copies
     return Layer(
         columns=before.outputs[None],
         rows=_limited(place % rows, outputs)[None],
-        rotations=rows,
-        baby=_baby(rows),
-        sums=_doublings(rows, period),
+        rotations=turns,
+        baby=_baby(turns),
+        sums=_doublings(rows, period * before.copies),
         outputs=_limited(place % rows, outputs),
-        span=period,
+        span=period * before.copies,
     )
 
 
@@ -153,10 +179,12 @@ def repeated(inputs: int, slots: int) -> tuple[Indices, int]:
 def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
     """For each ciphertext and rotation, the weights (slots,) that its slots are multiplied by.
 
-    Raises `AssertionError` unless every pair with a weight is met; one met twice counts once.
+    Raises `AssertionError` unless every copy meets every pair with a weight; one met twice counts
+    once.
     """
     outputs, inputs = weight.shape
-    met = np.zeros(outputs * inputs, dtype=bool)
+    met = np.zeros(layer.copies * outputs * inputs, dtype=bool)
+    copy = np.arange(layer.span) // period_of(layer) % layer.copies * outputs
     made = []
     for columns, rows in zip(
         layer.columns[:, : layer.span], layer.rows[:, : layer.span], strict=True
@@ -165,23 +193,38 @@ def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
         for rotation in range(layer.rotations):
             turned = np.roll(columns, -rotation)
             valid = np.flatnonzero((turned >= 0) & (rows >= 0))
-            pairs = rows[valid] * inputs + turned[valid]
+            pairs = (copy + rows)[valid] * inputs + turned[valid]
             _, first = np.unique(pairs, return_index=True)
             fresh = first[~met[pairs[first]]]
             met[pairs[fresh]] = True
             weights = np.zeros(layer.span)
-            weights[valid[fresh]] = weight.reshape(-1)[pairs[fresh]]
+            weights[valid[fresh]] = weight.reshape(-1)[pairs[fresh] % weight.size]
             each.append(np.tile(weights, layer.outputs.size // layer.span))
         made.append(each)
-    if not met[np.flatnonzero(weight)].all():
+    if not met.reshape(layer.copies, -1)[:, np.flatnonzero(weight)].all():
         raise AssertionError("The packing misses a weight.")
     return made
 
 
 def fewest_rotations(layer: Layer) -> int:
     """A lower bound for this upload: the best baby and giant steps, and the sum's doublings."""
-    best = min(b + -(-layer.rotations // b) - 2 for b in range(1, layer.rotations + 1))
+    best = min(_turned(layer.turns, baby) for baby in range(1, layer.rotations + 1))
     return best + len(layer.sums)
+
+
+def thinned(weight: Values, layer: Layer) -> Layer:
+    """The layer without the rotations that meet no weight: many where the matrix is sparse."""
+    if layer.rotations == 1 or np.count_nonzero(weight) > weight.size / 4:
+        return layer
+    met = np.any([[each.any() for each in row] for row in diagonals(weight, layer)], axis=0)
+    used = tuple(int(turn) for turn in np.flatnonzero(met)) or (0,)
+    baby = min(range(1, layer.rotations + 1), key=lambda size: (_turned(used, size), -size))
+    return replace(layer, used=used, baby=baby)
+
+
+def _turned(turns: tuple[int, ...], baby: int) -> int:
+    small, large = {turn % baby for turn in turns}, {turn // baby for turn in turns}
+    return len(small - {0}) + len(large - {0})
 
 
 def _period(outputs: int, inputs: int, slots: int) -> tuple[int, int]:

@@ -9,42 +9,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reticent.errors import ConfigError, UnsupportedError
+from reticent.errors import ConfigError
 
 MOST_BITS: Mapping[int, int] = {4096: 109, 8192: 218, 16384: 438, 32768: 881}
 ASSUMPTION = "ring learning with errors, uniform ternary secrets, HE standard 2018"
-# The lowest prime holds the answer and its mask; the special prime exceeds every other.
-_OUTER_BITS = 60
+# The library's own limits for one prime; smaller ones aren't enough for every ring.
+FEWEST_SCALE_BITS = 16
+FEWEST_PRIME_BITS, MOST_PRIME_BITS = 20, 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """A ring of degree `degree` and its chain of primes, lowest first, the special prime last.
+    """A ring of degree `degree` and the sizes of its primes in bits, lowest first, special last.
 
-    `scale_bits` is the size of each prime between; a product is divided by one of them, so
-    there are as many as products can follow each other. Raises `ConfigError` for a chain that
+    Fresh ciphertexts hold numbers times 2**`scale_bits`. Raises `ConfigError` for a chain that
     the table doesn't allow.
     """
 
     degree: int
-    levels: int
+    prime_bits: tuple[int, ...]
     scale_bits: int
 
     def __post_init__(self) -> None:
         most = MOST_BITS.get(self.degree)
         if most is None:
             raise ConfigError(f"Expected a ring degree among {sorted(MOST_BITS)}, got {self}.")
-        if self.bits > most or self.levels < 1 or not 20 <= self.scale_bits <= _OUTER_BITS:
+        fits = all(FEWEST_PRIME_BITS <= bits <= MOST_PRIME_BITS for bits in self.prime_bits)
+        scale = FEWEST_SCALE_BITS <= self.scale_bits <= MOST_PRIME_BITS
+        if self.bits > most or self.levels < 1 or not (fits and scale):
             raise ConfigError(
                 f"Expected at most {most} bits for degree={self.degree} at 128 bits of security, "
-                f"levels >= 1 and scale_bits in [20, {_OUTER_BITS}], got bits={self.bits}, "
-                f"levels={self.levels}, scale_bits={self.scale_bits}."
+                f"3 primes or more of {FEWEST_PRIME_BITS} to {MOST_PRIME_BITS} bits, and "
+                f"scale_bits in [{FEWEST_SCALE_BITS}, {MOST_PRIME_BITS}], got bits={self.bits}, "
+                f"prime_bits={self.prime_bits}, scale_bits={self.scale_bits}."
             )
 
     @property
-    def prime_bits(self) -> list[int]:
-        """The sizes of all primes."""
-        return [_OUTER_BITS, *[self.scale_bits] * self.levels, _OUTER_BITS]
+    def levels(self) -> int:
+        """How often a fresh ciphertext can be divided by a prime."""
+        return len(self.prime_bits) - 2
 
     @property
     def bits(self) -> int:
@@ -65,22 +68,13 @@ class Parameters:
         """Rotation keys, relinearisation keys and the public key on the wire."""
         primes = self.levels + 2
         pair = 2 * self.degree * primes * 8
-        return pair * ((primes - 1) * (rotations + 1) + 1)
+        # The library lists every rotation, also those that there is no key for.
+        return pair * ((primes - 1) * (rotations + 1) + 1) + 8 * self.degree
 
 
-def smallest(levels: int, *, values: int, scale_bits: int = 30, layer: str = "") -> Parameters:
-    """The smallest ring with room for `values` numbers and `levels` products in a row.
-
-    Raises `UnsupportedError` that names `layer` and what one level costs where none is enough.
-    """
-    bits = 2 * _OUTER_BITS + levels * scale_bits
-    for degree, most in MOST_BITS.items():
-        if bits <= most and values <= degree // 2:
-            return Parameters(degree=degree, levels=levels, scale_bits=scale_bits)
-    largest = max(MOST_BITS)
-    raise UnsupportedError(
-        f"Never in one ring: layer {layer!r} brings the network to levels={levels} "
-        f"({bits} bits) and {values} values, the largest ring ({largest}) holds "
-        f"{MOST_BITS[largest]} bits and {largest // 2} values. Use fewer layers, or encrypt "
-        "only the head (sealed split)."
-    )
+def uniform(
+    degree: int, *, levels: int, scale_bits: int, outer_bits: int = MOST_PRIME_BITS
+) -> Parameters:
+    """`levels` primes of the scale's size between two larger ones."""
+    sizes = (outer_bits, *[scale_bits] * levels, outer_bits)
+    return Parameters(degree=degree, prime_bits=sizes, scale_bits=scale_bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
-from reticent.inference.ckks.parameters import Parameters
+from reticent.inference.ckks.masking import masked
+from reticent.inference.ckks.parameters import MOST_BITS, Parameters, uniform
+from reticent.random import SecureRandom
 
-_REPEATS = 5
+_REPEATS, _MANY = 5, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,13 @@ class Primitives:
 
 
 @lru_cache(maxsize=8)
-def measured(parameters: Parameters) -> Primitives:
-    """Primitives of a ring, least of five runs each; kept for the life of the process."""
+def measured(degree: int, levels: int) -> Primitives:
+    """Primitives of a ring up to a level, medians of five runs; kept while the process lives.
+
+    The size of the primes makes no difference to their time, their number does. Products and
+    loads are timed over several ciphertexts in turn, which no cache holds, as in a network.
+    """
+    parameters = _probe(degree, levels)
     seal = seal_library()
     context = context_of(parameters)
     generator = seal.KeyGenerator(context)
@@ -42,55 +50,70 @@ def measured(parameters: Parameters) -> Primitives:
     )
     encryptor = seal.Encryptor(context, public)
     values = np.linspace(-1, 1, parameters.slots)
-    scale = 2.0**parameters.scale_bits
+    scale = 2.0**20
     table: dict[str, list[float]] = {
         name: [] for name in ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load")
     }
     for level in range(parameters.levels + 1):
-        plain = engine.encode(values, scale=scale, level=level)
-        one = encryptor.encrypt(plain)
-        for name, call in _operations(engine, one, plain, values, scale, level).items():
-            table[name].append(_least(call))
+        plains = [engine.encode(values, scale=scale, level=level) for _ in range(_MANY)]
+        pairs = [(encryptor.encrypt(plain), plain) for plain in plains]
+        for name, call in _operations(engine, pairs, level).items():
+            each = _MANY if name in ("multiply_plain", "load") else 1
+            table[name].append(_middle(call) / each)
     return Primitives(table={name: tuple(times) for name, times in table.items()})
 
 
+def _probe(degree: int, levels: int) -> Parameters:
+    most = MOST_BITS[degree] // (levels + 2)
+    return uniform(degree, levels=levels, scale_bits=min(most, 40), outer_bits=min(most, 60))
+
+
 def _operations(
-    engine: SealEngine, one: Any, plain: Any, values: Any, scale: float, level: int
+    engine: SealEngine, pairs: list[tuple[Any, Any]], level: int
 ) -> dict[str, Callable[[], Any]]:
-    data = engine.save(one)
+    (one, plain), random = pairs[0], SecureRandom()
+    answers = np.zeros(engine.slots, dtype=np.bool_)
+    requests = [engine.save(each) for each, _ in pairs]
 
-    def mask() -> Any:
-        made = engine.encode(values, scale=scale, level=level)
-        return engine.rerandomise(engine.add_plain(one, made))
+    def mask() -> bytes:
+        return engine.save(masked(engine, one, answers, random))
 
-    def product() -> Any:
-        return engine.add(engine.multiply_plain(one, plain), one_squared_scale)
+    def load() -> list[Any]:
+        # As a request's part: copied and its checksum taken.
+        return [engine.load(bytes(memoryview(each))) for each in requests if zlib.crc32(each)]
+
+    def turned() -> Any:
+        return engine.add(engine.rotate(one, 1), one)
 
     if level == 0:
         # The last prime is never divided by, and no product is taken there.
-        return {
-            "rotate": lambda: engine.rotate(one, 1),
-            "multiply_plain": lambda: None,
-            "multiply": lambda: None,
-            "rescale": lambda: None,
-            "mask": mask,
-            "load": lambda: engine.load(data),
-        }
-    one_squared_scale = engine.multiply_plain(one, plain)
+        rest = dict.fromkeys(("multiply_plain", "multiply", "rescale"), _nothing)
+        return {"rotate": turned, **rest, "mask": mask, "load": load}
+    product = engine.multiply_plain(one, plain)
+    total = engine.multiply_plain(one, plain)
+
+    def products() -> None:
+        for each, weights in pairs:
+            engine.multiply_add(total, each, weights)
+
     return {
-        "rotate": lambda: engine.add(engine.rotate(one, 1), one),
-        "multiply_plain": product,
+        "rotate": turned,
+        "multiply_plain": products,
         "multiply": lambda: engine.multiply(one, one),
-        "rescale": lambda: engine.rescale(one_squared_scale),
+        "rescale": lambda: engine.rescale(product),
         "mask": mask,
-        "load": lambda: engine.load(data),
+        "load": load,
     }
 
 
-def _least(call: Callable[[], Any]) -> float:
+def _nothing() -> None:
+    """Takes no time."""
+
+
+def _middle(call: Callable[[], Any]) -> float:
     times = []
     for _ in range(_REPEATS):
         start = time.process_time()
         call()
         times.append(time.process_time() - start)
-    return 1000 * min(times)
+    return 1000 * float(np.median(times))

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from reticent.errors import AuthenticationError, ConfigError, DataError, EvidenceError, InputError
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, ClientKeys, load_keys
-from reticent.inference.ckks.parameters import Parameters
+from reticent.inference.ckks.parameters import Parameters, uniform
 from reticent.random import SecureRandom
 
 _LEVELS = 5
@@ -76,7 +76,7 @@ class Regression:
     @property
     def parameters(self) -> Parameters:
         """The ring: five products in a row."""
-        return Parameters(degree=16384, levels=_LEVELS, scale_bits=30)
+        return uniform(16384, levels=_LEVELS, scale_bits=30)
 
     @property
     def width(self) -> int:
@@ -146,7 +146,8 @@ class RegressionClient:
         self._keys = ClientKeys(task.parameters, plan=task.digest, steps=task.steps)
         self.public_keys = self._keys.public
         self.decrypted = 0
-        self._restart()
+        self._steps = 0
+        self._before: Array = np.zeros(task.parameters.slots)
 
     def encrypt_records(self, x: Array, y: NDArray[Any]) -> Iterator[bytes]:
         """Messages of records x (n, features) with labels y (n,) of 0 and 1.
@@ -220,7 +221,9 @@ class RegressionServer:
             task.parameters, keys, plan=task.digest, rotations=len(task.steps)
         )
         self._records: list[Any] = []
-        self._restart()
+        self._mask: Array | None = None
+        self._steps = 0
+        self._before: Array = np.zeros(task.parameters.slots)
 
     def load(self, messages: Iterable[bytes], *, spool: Path | None = None) -> None:
         """Take the encrypted records; with `spool`, a folder, one at a time is in memory.

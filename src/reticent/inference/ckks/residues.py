@@ -2,8 +2,8 @@
 
 A ciphertext is an array of residues modulo each prime of its chain; multiplying it by a whole
 number and adding ciphertexts acts on each residue alone. So a matrix of weights times a vector of
-ciphertexts is one modular matrix product per prime. Residues are split into limbs of 15 bits and
-weights into two of 16, so that float64 products and sums of them stay below 2**53 and are exact:
+ciphertexts is one modular matrix product per prime. Residues are split into limbs, and weights
+too where they are large, so that float64 products and sums stay below 2**53 and are exact:
 the fast matrix product of plain numbers computes them. Nothing is approximated; the result is bit
 for bit what the library's scalar products and sums give.
 """
@@ -21,7 +21,11 @@ from reticent.errors import DataError, UnsupportedError
 
 Residues = NDArray[np.uint64]
 LIMB, _WEIGHT_LIMB = 15, 16
-_EXACT = 2.0**53
+_EXACT_BITS, _WIDEST = 53, 30
+# Residues that are multiplied at a time: what a core's cache holds.
+BLOCK = 1024
+# The share of inputs that rows of one product have in common.
+_ALIKE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,52 +66,88 @@ def combine(weights: NDArray[np.int64], values: Sequence[Residues], shape: Shape
 
     Raises `UnsupportedError` for weights whose sums would not be exact.
     """
-    low = ((weights + 2 ** (_WEIGHT_LIMB - 1)) & (2**_WEIGHT_LIMB - 1)) - 2 ** (_WEIGHT_LIMB - 1)
-    high = (weights - low) >> _WEIGHT_LIMB
-    largest = max(int(np.abs(low).max(initial=0)), int(np.abs(high).max(initial=0)))
-    if float(largest) * 2.0**LIMB * weights.shape[1] >= _EXACT:
-        raise UnsupportedError(
-            f"Never exactly: weights of up to {int(np.abs(weights).max())} over "
-            f"{weights.shape[1]} inputs. Scale the layer down."
-        )
-    parts = [low.astype(np.float64), high.astype(np.float64)]
-    if not high.any():
-        parts.pop()
+    parts, limb = _parts(weights)
     made = np.empty((len(weights), *values[0].shape), dtype=np.uint64)
     for index, prime in enumerate(shape.primes):
-        plane = np.stack([value[:, index].reshape(-1) for value in values])
-        made[:, :, index] = _product(parts, plane, prime).reshape(len(weights), 2, shape.degree)
+        for half in range(2):
+            for at in range(0, shape.degree, BLOCK):
+                here = slice(at, at + BLOCK)
+                plane = np.stack([value[half, index, here] for value in values])
+                made[:, half, index, here] = _product(parts, plane, prime, limb)
     return made
 
 
-def _product(parts: list[NDArray[np.float64]], plane: Residues, prime: int) -> Residues:
+def groups(weights: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows that use nearly the same inputs, with all of those: a convolution's filters at a place.
+
+    Rows of zeros are a group of their own, without inputs.
+    """
+    found: list[tuple[list[int], NDArray[np.bool_]]] = []
+    for row, used in enumerate(weights != 0):
+        for rows, inputs in found:
+            common = int((used & inputs).sum())
+            if common >= _ALIKE * max(used.sum(), inputs.sum()):
+                rows.append(row)
+                inputs |= used
+                break
+        else:
+            found.append(([row], used.copy()))
+    return [(np.array(rows), np.flatnonzero(inputs)) for rows, inputs in found]
+
+
+def _parts(weights: NDArray[np.int64]) -> tuple[list[NDArray[np.float64]], int]:
+    """The weights as one number or as two limbs, low first; the bits that residues may have."""
+    inputs = weights.shape[1]
+    room = _room(int(np.abs(weights).max(initial=0)).bit_length(), inputs)
+    if room >= LIMB:
+        return [weights.astype(np.float64)], room
+    low = ((weights + 2 ** (_WEIGHT_LIMB - 1)) & (2**_WEIGHT_LIMB - 1)) - 2 ** (_WEIGHT_LIMB - 1)
+    high = (weights - low) >> _WEIGHT_LIMB
+    largest = max(int(np.abs(low).max(initial=0)), int(np.abs(high).max(initial=0)))
+    room = _room(largest.bit_length(), inputs)
+    if room < LIMB:
+        raise UnsupportedError(
+            f"Never exactly: weights of up to {int(np.abs(weights).max())} over "
+            f"{inputs} inputs. Scale the layer down."
+        )
+    return [low.astype(np.float64), high.astype(np.float64)], room
+
+
+def _room(weight_bits: int, inputs: int) -> int:
+    """Bits that residues may have so that sums of so many products stay exact."""
+    return min(_WIDEST, _EXACT_BITS - weight_bits - inputs.bit_length())
+
+
+def _product(
+    parts: list[NDArray[np.float64]], plane: Residues, prime: int, limb: int
+) -> NDArray[np.int64]:
     """One prime's share, by Horner's rule over the limbs' places."""
-    limbs = -(-prime.bit_length() // LIMB)
+    limbs = -(-prime.bit_length() // limb)
+    limb = -(-prime.bit_length() // limbs)
     sums: dict[int, NDArray[np.int64]] = {}
-    for limb in range(limbs):
-        digit = (plane >> np.uint64(LIMB * limb)) & np.uint64(2**LIMB - 1)
+    for index in range(limbs):
+        digit = (plane >> np.uint64(limb * index)) & np.uint64(2**limb - 1)
         digits = digit.astype(np.float64)
         for place, part in enumerate(parts):
-            sums[LIMB * limb + _WEIGHT_LIMB * place] = np.rint(part @ digits).astype(np.int64)
+            at, found = limb * index + _WEIGHT_LIMB * place, (part @ digits).astype(np.int64)
+            sums[at] = sums[at] + found if at in sums else found
     places = sorted(sums, reverse=True)
-    total = sums[places[0]] % prime
+    total = sums[places[0]]
     for above, place in itertools.pairwise(places):
-        total = (_shifted(total, above - place, prime) + sums[place]) % prime
-    return _shifted(total, places[-1], prime).astype(np.uint64)
-
-
-def passes_of(bits: int) -> float:
-    """How often `combine` goes over each result modulo a prime of so many bits."""
-    places = 2 * -(-bits // LIMB)
-    shift = LIMB * (places // 2 - 1) + _WEIGHT_LIMB
-    return 3 * places + 1.5 * -(-shift // max(1, 62 - bits))
+        total = _shifted(total, above - place, prime) + sums[place]
+    total = _shifted(total, places[-1], prime)
+    total += (total >> 63) & prime
+    total -= prime
+    total += (total >> 63) & prime
+    return total
 
 
 def _shifted(values: NDArray[np.int64], bits: int, prime: int) -> NDArray[np.int64]:
-    """values * 2**bits modulo the prime, in steps that int64 holds."""
-    step = max(1, 62 - prime.bit_length())
-    while bits > 0:
-        now = min(bits, step)
-        values = (values << now) % prime
-        bits -= now
-    return values
+    """values * 2**bits modulo the prime, within (-prime, 2 prime).
+
+    The quotient is estimated in floating point, to one; products wrap around 2**64, and
+    their difference is small again.
+    """
+    quotient = np.floor(values * (2.0**bits / prime)).astype(np.int64)
+    made: NDArray[np.int64] = (values << bits) - quotient * prime
+    return made

@@ -8,26 +8,24 @@ import numpy as np
 
 from reticent.errors import AuthenticationError, DataError
 from reticent.inference.ckks import packing
+from reticent.inference.ckks.chain import Stage
 from reticent.inference.ckks.engine import Engine
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, load_keys
-from reticent.inference.ckks.lowering import Matrix, Square
+from reticent.inference.ckks.lowering import Square
+from reticent.inference.ckks.masking import masked
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.plan import Plan
 from reticent.inference.ckks.program import Values
+from reticent.inference.ckks.rows import Matrix
 from reticent.random import SecureRandom
-
-# Masks reach to 2**28: with answers at scale 2**30 they stay below half of the lowest prime.
-MASK_BITS = 28
 
 
 class EncryptedServer:
     """Answers encrypted queries of one client, whose evaluation keys it was given.
 
-    Slots that are no outputs hold partial sums of the weights; each gets a fresh uniform number
-    in [-2**28, 2**28) before the reply leaves, so that a sum of size B shows with a statistical
-    distance of at most B / 2**29 per slot. The reply is added to a fresh encryption of zero.
-    Not claimed: that the ciphertext's noise, which depends on the weights, is drowned.
+    Replies are masked and re-randomised, see `masked`. Not claimed: that the noise in the answers,
+    which depends on the weights, is drowned.
     """
 
     def __init__(self, plan: Plan, keys: bytes) -> None:
@@ -36,10 +34,16 @@ class EncryptedServer:
             plan.parameters, keys, plan=plan.digest, rotations=len(plan.steps)
         )
         self._layers = [
-            _Ready(self._engine, layer, matrix, square, level)
-            for layer, matrix, square, level in _with_levels(plan)
+            _Ready(self._engine, layer, matrix, square, stage)
+            for layer, matrix, square, stage in zip(
+                plan.layers,
+                plan.lowered.matrices,
+                (*plan.lowered.squares, None),
+                plan.chain.stages,
+                strict=True,
+            )
         ]
-        self._blank = plan.layers[-1].outputs < 0
+        self._answers = plan.layers[-1].outputs >= 0
         self._random = SecureRandom()
 
     def answer(self, request: bytes) -> bytes:
@@ -58,7 +62,7 @@ class EncryptedServer:
         values = [self._fresh(part) for part in parts]
         for layer in self._layers:
             values = [layer.run(values)]
-        reply = self._engine.save(self._masked(values[0]))
+        reply = self._engine.save(masked(self._engine, values[0], self._answers, self._random))
         return Envelope(
             kind=Kind.REPLY, plan=self._plan.digest, keys=self._key_id, content=join([reply])
         ).pack()
@@ -75,28 +79,19 @@ class EncryptedServer:
             )
         return made
 
-    def _masked(self, made: Any) -> Any:
-        engine = self._engine
-        noise = self._random.uniform((self._blank.size,)) * 2.0 ** (MASK_BITS + 1) - 2.0**MASK_BITS
-        plain = engine.encode(
-            np.where(self._blank, noise, 0.0), scale=engine.scale(made), level=engine.level(made)
-        )
-        return engine.rerandomise(engine.add_plain(made, plain))
-
 
 class _Ready:
     """One matrix, and the square behind it, with weights encoded at the level of their use."""
 
     def __init__(
-        self, engine: Engine, layer: Layer, matrix: Matrix, square: Square | None, level: int
+        self, engine: Engine, layer: Layer, matrix: Matrix, square: Square | None, stage: Stage
     ) -> None:
         self._engine, self._layer = engine, layer
-        self._target = 2.0**30
-        self._prime = engine.prime(level)
+        self._stage = stage
+        self._factor = 2.0**stage.out_bits * (engine.prime(stage.level) if stage.divides else 1)
         self._incoming: float | None = None
         self._weights = packing.diagonals(matrix.weight, layer)
-        self._encoded: list[list[Any]] = []
-        self._level = level
+        self._encoded: list[dict[int, Any]] = []
         self._kept: dict[tuple[str, float], Any] = {}
         self._bias = _spread(matrix.bias, layer)
         self._offset = None if square is None else _spread(square.offset, layer)
@@ -106,11 +101,12 @@ class _Ready:
         if self._incoming != engine.scale(values[0]):
             self._encode(engine.scale(values[0]))
         total = None
-        for giant in range(0, layer.rotations, layer.baby):
-            part = self._inner(values, giant)
+        babies = [self._babies(value) for value in values]
+        for giant in layer.giants:
+            part = self._inner(babies, giant)
             if part is None:
                 continue
-            part = engine.rescale(part)
+            part = engine.rescale(part) if self._stage.divides else part
             turned = engine.rotate(part, giant) if giant else part
             total = turned if total is None else engine.add(total, turned)
         assert total is not None
@@ -119,39 +115,37 @@ class _Ready:
         total = engine.add_plain(total, self._plain("bias", self._bias, total))
         return total if self._offset is None else self._squared(total)
 
-    def _inner(self, values: list[Any], giant: int) -> Any:
-        engine, layer = self._engine, self._layer
-        if giant == 0:
-            self._turned = [self._babies(value) for value in values]
-        total = None
-        for turned, encoded in zip(self._turned, self._encoded, strict=True):
-            for baby in range(min(layer.baby, layer.rotations - giant)):
-                plain = encoded[giant + baby]
+    def _inner(self, babies: list[dict[int, Any]], giant: int) -> Any:
+        engine, total = self._engine, None
+        for turned, encoded in zip(babies, self._encoded, strict=True):
+            for baby, value in turned.items():
+                plain = encoded.get(giant + baby)
                 if plain is None:
                     continue
-                product = engine.multiply_plain(turned[baby], plain)
-                total = product if total is None else engine.add(total, product)
+                if total is None:
+                    total = engine.multiply_plain(value, plain)
+                else:
+                    total = engine.multiply_add(total, value, plain)
         return total
 
-    def _babies(self, value: Any) -> list[Any]:
-        steps = range(1, min(self._layer.baby, self._layer.rotations))
-        return [value, *(self._engine.rotate(value, step) for step in steps)]
+    def _babies(self, value: Any) -> dict[int, Any]:
+        turn = self._engine.rotate
+        return {step: turn(value, step) if step else value for step in self._layer.babies}
 
     def _encode(self, incoming: float) -> None:
-        """Weights at the scale that leaves exactly the target behind the division."""
-        scale = self._target * self._prime / incoming
+        """Weights at the scale that leaves exactly the stage's, behind the division if any."""
+        scale = self._factor / incoming
         self._incoming = incoming
         self._encoded = [
-            [
-                self._engine.encode(
+            {
+                rotation: self._engine.encode(
                     np.roll(weights, rotation // self._layer.baby * self._layer.baby),
                     scale=scale,
-                    level=self._level,
+                    level=self._stage.level,
                 )
-                if weights.any()
-                else None
                 for rotation, weights in enumerate(each)
-            ]
+                if weights.any()
+            }
             for each in self._weights
         ]
 
@@ -159,9 +153,9 @@ class _Ready:
         engine = self._engine
         assert self._offset is not None
         if not self._offset.any():
-            return engine.rescale(engine.multiply(x, x))
+            return engine.multiply(x, x)
         moved = engine.add_plain(x, self._plain("offset", self._offset, x))
-        return engine.rescale(engine.multiply(x, moved))
+        return engine.multiply(x, moved)
 
     def _plain(self, name: str, values: Values, like: Any) -> Any:
         """`values` at the scale and level of `like`, which are the same for every query."""
@@ -173,15 +167,6 @@ class _Ready:
                 (name, scale): self._engine.encode(values, scale=scale, level=level),
             }
         return self._kept[name, scale]
-
-
-def _with_levels(plan: Plan) -> list[tuple[Layer, Matrix, Square | None, int]]:
-    squares = [*plan.lowered.squares, None]
-    level, made = plan.parameters.levels, []
-    for layer, matrix, square in zip(plan.layers, plan.lowered.matrices, squares, strict=True):
-        made.append((layer, matrix, square, level))
-        level -= 2
-    return made
 
 
 def _spread(values: Values, layer: Layer) -> Values:

@@ -10,7 +10,7 @@ from typing import Any
 from reticent.errors import BundleError, ConfigError
 from reticent.inference.ckks import program_file
 from reticent.inference.ckks.plan import Goal, Plan, plan
-from reticent.inference.ckks.primitives import Primitives, measured
+from reticent.inference.ckks.primitives import Primitives
 from reticent.inference.ckks.program import Program
 
 PROGRAM_FILE, LAYOUT_FILE = "network.npz", "layout.json"
@@ -28,10 +28,8 @@ class Layout:
 
 def laid_out(program: Program, *, goal: Goal) -> Layout:
     """`program` planned from primitives measured on this machine."""
-    first = plan(program, goal=goal)
-    primitives = measured(first.parameters)
-    chosen = plan(program, goal=goal, primitives=primitives)
-    return Layout(program=program, plan=chosen, goal=goal, primitives=primitives)
+    chosen = plan(program, goal=goal)
+    return Layout(program=program, plan=chosen, goal=goal, primitives=chosen.primitives)
 
 
 def save_layout(folder: Path, layout: Layout) -> None:
@@ -72,7 +70,7 @@ def load_layout(folder: Path) -> Layout:
         made = plan(program, goal=goal, primitives=primitives)
         if made.digest.hex() != record["plan"]:
             raise ValueError("this version would lay it out otherwise than the client's files say")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:
         raise BundleError(
             f"No usable {LAYOUT_FILE} in {folder.name!r}: {error}. Publish the bundle again."
         ) from error

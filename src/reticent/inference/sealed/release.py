@@ -95,7 +95,7 @@ class Sealed:
         return {
             "kind": "sealed",
             "degree": plan.parameters.degree,
-            "levels": plan.parameters.levels,
+            "prime_bits": list(plan.parameters.prime_bits),
             "scale_bits": plan.parameters.scale_bits,
             "columns": _packed(plan.columns),
             "outputs": _packed(plan.outputs),
@@ -103,6 +103,7 @@ class Sealed:
             "inputs": plan.inputs,
             "bound": plan.bound,
             "digest": plan.digest.hex(),
+            "places": plan.places,
         }
 
 
@@ -114,7 +115,7 @@ def sealed_from_json(record: Mapping[str, Any]) -> Sealed:
     try:
         parameters = Parameters(
             degree=int(record["degree"]),
-            levels=int(record["levels"]),
+            prime_bits=tuple(int(bits) for bits in record["prime_bits"]),
             scale_bits=int(record["scale_bits"]),
         )
         plan = ClientPlan(
@@ -125,6 +126,7 @@ def sealed_from_json(record: Mapping[str, Any]) -> Sealed:
             inputs=int(record["inputs"]),
             bound=float(record["bound"]),
             digest=bytes.fromhex(record["digest"]),
+            places=int(record["places"]),
         )
         _check(plan)
     except (KeyError, TypeError, ValueError, zlib.error, ConfigError) as error:
@@ -145,6 +147,8 @@ def _check(plan: ClientPlan) -> None:
         raise ValueError("outputs that are not numbered from 0")
     if not (0 < plan.bound < np.inf and all(0 < step < slots for step in plan.steps)):
         raise ValueError(f"bound={plan.bound}, steps={plan.steps[:4]}")
+    if not -64 <= plan.places <= 64:
+        raise ValueError(f"places={plan.places}")
     if len(plan.digest) != 16:
         raise ValueError(f"a digest of {len(plan.digest)} bytes")
 

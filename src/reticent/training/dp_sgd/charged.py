@@ -3,12 +3,18 @@
     identity of the records -> reserve -> start -> train -> commit -> the model leaves
 
 A crash anywhere after the reservation leaves it charged; nothing is handed out before the commit.
+
+The charge is the run's Renyi curve where the caps admit it: curves of several runs add up to far
+less than their epsilons, and bring no delta along. A run that would fill a cap to the brim is
+charged as (epsilon, delta), which is tighter for one run alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +22,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reticent.errors import ConfigError, DataError, EvidenceError
+from reticent.errors import (
+    BudgetExhaustedError,
+    ConfigError,
+    DataError,
+    EvidenceError,
+    ReticentError,
+)
 from reticent.guarantee import DifferentialPrivacy
 from reticent.privacy.ledger import (
+    ORDERS,
+    Charge,
+    Cost,
     Dataset,
     Ledger,
     approximate_dp,
     dataset_digest,
+    rdp,
     record_digests,
     user_digests,
 )
+from reticent.training.dp_sgd.accountant import Mechanism, renyi_curve
 from reticent.training.dp_sgd.clipping import Clipping
+from reticent.training.dp_sgd.engine import Engine
 from reticent.training.dp_sgd.keystream import KeyStream
 from reticent.training.dp_sgd.sampling import bound_contributions
 from reticent.training.dp_sgd.trainer import (
@@ -34,21 +52,27 @@ from reticent.training.dp_sgd.trainer import (
     Plan,
     PrivatelyTrained,
     Progress,
+    calibrated,
     default_losses,
     train_dp,
 )
 
 RELATION = "add or remove one"
+RENYI, APPROXIMATE = "Renyi curve", "epsilon and delta"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paid:
-    """A trained model, and the ledger's entry for it: charge and receipt."""
+    """A trained model, and the ledger's entry for it: charge and receipt.
+
+    `charged_as` says what the charge is: `RENYI` or `APPROXIMATE`.
+    """
 
     trained: PrivatelyTrained
     dataset: str
     charge: str
     receipt: str
+    charged_as: str
 
 
 def train_charged(
@@ -78,8 +102,9 @@ def train_charged(
     of them pay. With `users` (n,) the unit is the user: each gives at most `records_per_user`
     records, drawn secretly. `key` names this run: it is charged once and runs once. Raises
     `BudgetExhaustedError` where the cap would be passed, `EvidenceError` for other records than
-    the registered ones, `ConfigError` for a budget of another unit, or a key that has run; in all
-    these cases nothing was trained.
+    the registered ones, `ConfigError` for a budget of another unit, or a key that has run,
+    `UnsupportedError` for a module that mixes examples; in all these cases nothing was trained or
+    charged. A network that only its first batch shows to mix them has been charged.
     """
     if len(inputs) != len(targets) or not len(inputs):
         raise DataError(
@@ -96,9 +121,20 @@ def train_charged(
         ledger, dataset, units, granted or units, unit="record" if users is None else "user"
     )
     plan = plan or Plan()
-    charge = ledger.reserve(
+    # What can't be trained is refused before it is paid for.
+    Engine(copy.deepcopy(model).train()).detach()
+    mechanism = calibrated(
+        plan,
+        len(inputs) if users is None else bounded_size(users, records_per_user),
+        epsilon=epsilon,
+        delta=delta,
+        records_per_user=records_per_user,
+    )
+    charge, charged_as = _reserve(
+        ledger,
         registered.id,
-        approximate_dp(epsilon=epsilon, delta=delta),
+        mechanism,
+        (epsilon, delta),
         key=key,
         analyst=analyst,
         event={
@@ -106,6 +142,7 @@ def train_charged(
             "plan": repr(plan),
             "clipping": repr(clipping),
             "records_per_user": records_per_user,
+            "accounted": asdict(mechanism),
         },
     )
     # A charge that has been started before is refused here: a run's output leaves only once.
@@ -126,11 +163,13 @@ def train_charged(
         progress=progress,
     )
     if users is not None:
-        trained = _of_users(trained)
-    if trained.guarantee is None or trained.epsilon > epsilon:
+        trained = of_users(trained)
+    is_as_charged = trained.mechanism == mechanism and trained.epsilon <= epsilon
+    if trained.guarantee is None or not is_as_charged:
         raise EvidenceError(
-            f"Expected at most epsilon={epsilon}, the run cost {trained.epsilon}. The charge "
-            "stands and the model is withheld. Report this: it is a defect."
+            f"Expected at most epsilon={epsilon} by {mechanism}, the run cost {trained.epsilon} by "
+            f"{trained.mechanism}. The charge stands and the model is withheld. Report this: it is "
+            "a defect."
         )
     committed = ledger.commit(charge.id)
     return Paid(
@@ -138,7 +177,49 @@ def train_charged(
         dataset=registered.id,
         charge=committed.id,
         receipt=str(committed.receipt),
+        charged_as=charged_as,
     )
+
+
+def costs(mechanism: Mechanism, epsilon: float, delta: float) -> Iterator[tuple[Cost, str]]:
+    """What a run may be charged as, the form that composes best first; each alone is a bound."""
+    # Finite sums at whole orders; series between them needn't converge.
+    orders = [order for order in ORDERS if order.is_integer()]
+    curve = renyi_curve(mechanism, orders)
+    if any(math.isfinite(value) for value in curve):
+        yield rdp(orders, curve), RENYI
+    yield approximate_dp(epsilon=epsilon, delta=delta), APPROXIMATE
+
+
+def _reserve(
+    ledger: Ledger,
+    dataset: str,
+    mechanism: Mechanism,
+    claim: tuple[float, float],
+    *,
+    event: dict[str, Any],
+    **about: str,
+) -> tuple[Charge, str]:
+    """The first form of the cost that every cap admits, or the one that `key` was charged before.
+
+    Raises `BudgetExhaustedError` where none is, `ConfigError` for the key of another request.
+    """
+    refusal: ReticentError | None = None
+    for cost, form in costs(mechanism, *claim):
+        try:
+            told = {**event, "charged_as": form}
+            return ledger.reserve(dataset, cost, event=told, **about), form
+        except (BudgetExhaustedError, ConfigError) as error:
+            # A key that is taken debits nothing, in whatever form.
+            refusal = error
+    assert refusal is not None
+    raise refusal
+
+
+def bounded_size(users: NDArray[Any], most: int) -> int:
+    """How many records are left when each user keeps at most `most`; whichever they are."""
+    counts = np.unique(users, return_counts=True)[1]
+    return int(np.minimum(counts, most).sum())
 
 
 def digests(
@@ -163,7 +244,7 @@ def _identity(units: Sequence[Sequence[str]]) -> str:
     return dataset_digest(" ".join(sorted(unit)) for unit in units)
 
 
-def _of_users(trained: PrivatelyTrained) -> PrivatelyTrained:
+def of_users(trained: PrivatelyTrained) -> PrivatelyTrained:
     """One record of each user makes a guarantee for records one for users."""
     made = trained.guarantee
     if made is None or not isinstance(made.strength, DifferentialPrivacy):

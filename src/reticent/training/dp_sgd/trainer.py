@@ -98,6 +98,23 @@ def charge(
     )
 
 
+def sampling_of(plan: Plan, examples: int, records_per_user: int = 1) -> PoissonSampling:
+    """How a run of `plan` samples; only steps of constant time need batches cut to a capacity."""
+    made = poisson_sampling(examples, plan.expected_batch)
+    if plan.constant_time and records_per_user == 1:
+        return made
+    return PoissonSampling(examples=examples, probability=made.probability, capacity=examples)
+
+
+def calibrated(
+    plan: Plan, examples: int, *, epsilon: float, delta: float, records_per_user: int = 1
+) -> Mechanism:
+    """What `train_dp` will do to `examples` rows for (epsilon, delta): no record is read for it."""
+    sampling = sampling_of(plan, examples, records_per_user)
+    asked = charge(plan, sampling, 1.0, records_per_user)
+    return calibrate(epsilon, delta, mechanism=asked)
+
+
 class Trainer:
     """A run that can be stepped, stored and resumed; `model` is trained in place.
 
@@ -267,21 +284,18 @@ def train_dp(
     guarantee one for users: bound their contributions first (`sampling.bound_contributions`).
     """
     plan = plan or Plan()
-    sampling = poisson_sampling(len(inputs), plan.expected_batch)
-    if records_per_user > 1:
-        sampling = PoissonSampling(
-            examples=len(inputs), probability=sampling.probability, capacity=len(inputs)
-        )
-    asked = charge(plan, sampling, 1.0, records_per_user)
+    mechanism = calibrated(
+        plan, len(inputs), epsilon=epsilon, delta=delta, records_per_user=records_per_user
+    )
     trainer = Trainer(
         copy.deepcopy(model),
         inputs,
         targets,
         losses=losses,
-        noise_multiplier=calibrate(epsilon, delta, mechanism=asked).noise_multiplier,
+        noise_multiplier=mechanism.noise_multiplier,
         records_per_user=records_per_user,
         plan=plan,
-        sampling=sampling,
+        sampling=sampling_of(plan, len(inputs), records_per_user),
         clipping=clipping,
         seed=seed,
     )

@@ -1,0 +1,140 @@
+"""The plan of a batch: ring, scales and costs, settled and shown before anything is encrypted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reticent.errors import UnsupportedError
+from reticent.inference.ckks.chain import Chain, Error, Stage, best, unfitting
+from reticent.inference.ckks.lowering import Lowered, lower
+from reticent.inference.ckks.parameters import MOST_BITS, Parameters
+from reticent.inference.ckks.plan import ClientPlan
+from reticent.inference.ckks.primitives import Primitives, measured
+from reticent.inference.ckks.program import Program
+from reticent.inference.ckks.residues import BLOCK, Shape, combine, groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """A program laid out for batches of up to `records` records; bytes and times are per batch."""
+
+    chain: Chain
+    lowered: Lowered = field(repr=False)
+    bound: float
+    upload_bytes: int
+    reply_bytes: int
+    key_bytes: int
+    server_ms: float
+    places: int
+
+    @property
+    def parameters(self) -> Parameters:
+        """The ring and its primes."""
+        return self.chain.parameters
+
+    @property
+    def records(self) -> int:
+        """Records in a full batch."""
+        return self.parameters.slots
+
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that client and server must agree on."""
+        shape = [matrix.weight.shape for matrix in self.lowered.matrices]
+        record = ["batch", vars(self.parameters), self.bound, shape[0][1], shape[-1][0]]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()[:16]
+
+    def for_client(self) -> ClientPlan:
+        """The part that a client is handed."""
+        slots, outputs = self.parameters.slots, len(self.lowered.matrices[-1].weight)
+        return ClientPlan(
+            parameters=self.parameters,
+            columns=np.zeros((1, slots), dtype=np.int64),
+            outputs=np.arange(outputs, dtype=np.int64),
+            steps=(),
+            inputs=self.lowered.matrices[0].weight.shape[1],
+            bound=self.bound,
+            digest=self.digest,
+            places=self.places,
+        )
+
+    def describe(self) -> str:
+        """The figures in words."""
+        p, rate = self.parameters, self.records / self.server_ms * 1000
+        return (
+            f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security\n"
+            f"batch of {self.records}: 0 rotations, keys {self.key_bytes / 1e6:.1f} MB, upload "
+            f"{self.upload_bytes / 1e6:.0f} MB ({self.upload_bytes / self.records / 1e3:.0f} kB a "
+            f"record), reply {self.reply_bytes / 1e6:.1f} MB, about {self.server_ms / 1000:.1f} s "
+            f"of the server's CPU: {rate:.0f} records a second when full"
+        )
+
+
+def plan_batch(program: Program, *, primitives: Primitives | None = None) -> BatchPlan:
+    """The batch layout of `program`. Raises `UnsupportedError` for what no ring holds."""
+    lowered = lower(program)
+    chain, error = _chain(lowered, program.bound)
+    parameters = chain.parameters
+    inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
+    costs = primitives or measured(parameters.degree, parameters.levels)
+    return BatchPlan(
+        chain=chain,
+        lowered=lowered,
+        bound=program.bound,
+        upload_bytes=inputs * parameters.ciphertext_bytes,
+        reply_bytes=outputs * 2 * parameters.degree * 8,
+        key_bytes=parameters.key_bytes(1),
+        server_ms=_predicted(lowered, chain, costs),
+        places=error.places,
+    )
+
+
+def _chain(lowered: Lowered, bound: float) -> tuple[Chain, Error]:
+    """The cheapest chain that is precise enough, in the smallest ring."""
+    for degree in MOST_BITS:
+        found = best(lowered, None, degree, bound=bound)
+        if found is not None:
+            return found
+    raise UnsupportedError(unfitting(lowered))
+
+
+def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
+    """Milliseconds for a batch: a timed sample of the products of residues, squares, the rest."""
+    total, parameters = 0.0, chain.parameters
+    for index, (matrix, stage) in enumerate(zip(lowered.matrices, chain.stages, strict=True)):
+        level, (outputs, inputs) = stage.level, matrix.weight.shape
+        total += _sampled(matrix.weight, stage, parameters)
+        # Read and written once more than loaded: the residues leave the library and come back.
+        total += costs.at("load", level) * (inputs + outputs)
+        total += (
+            costs.at("rescale", level) * stage.divides + costs.at("mask", level) / 2
+        ) * outputs
+        if index < len(lowered.squares):
+            total += costs.at("multiply", stage.left) * outputs
+    load = costs.at("load", parameters.levels) * lowered.matrices[0].weight.shape[1]
+    return float(total + load + costs.at("mask", 0) * len(lowered.matrices[-1].weight))
+
+
+def _sampled(weight: NDArray[np.float64], stage: Stage, parameters: Parameters) -> float:
+    """Milliseconds of `combine` for a matrix: its largest group on a block of each prime."""
+    whole = np.rint(weight * 2.0**stage.weight_bits).astype(np.int64)
+    found = [group for group in groups(whole) if len(group[1])]
+    if not found:
+        return 0.0
+    rows, columns = max(found, key=lambda group: len(group[0]) * len(group[1]))
+    rng, spent = np.random.default_rng(0), 0.0
+    for bits in parameters.prime_bits[: stage.level + 1]:
+        shape = Shape(degree=BLOCK, primes=(2**bits - 1,))
+        values = list(rng.integers(2**bits - 1, size=(len(columns), 2, 1, BLOCK), dtype=np.uint64))
+        start = time.process_time()
+        combine(whole[np.ix_(rows, columns)], values, shape)
+        spent += time.process_time() - start
+    share = sum(len(r) * len(c) for r, c in found) / (len(rows) * len(columns))
+    return float(1000 * spent * share * parameters.degree / BLOCK)
