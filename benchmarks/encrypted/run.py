@@ -4,8 +4,8 @@
 
 Each case is a module beside this file with `rows(quick=...)`. Prints one JSON object
 {"rows": [...]}; `ratio` above 1 means that we are better. One thread, CPU time, peers side by side
-in one process run. TenSEAL takes part through RETICENT_TENSEAL,
-which names a Python interpreter that has it; see README.md.
+in one process run. TenSEAL, Orion v2 and Concrete-ML take part through RETICENT_TENSEAL,
+RETICENT_ORION and RETICENT_CONCRETE, Python interpreters that have them; see README.md.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ SETS = ("phone activity", "faces: pose", "spoken digits")
 METHODS: dict[str, dict[str, Any]] = {
     "split": {"method": "adapter_code"},
     "sealed": {"method": "sealed"},
+    "sealed, masked only": {"method": "sealed", "options": {"flooding_bits": 0}},
+    "sealed, center loss": {"method": "sealed", "options": {"encoder": "center"}},
 }
 _QUERIES = 40
 

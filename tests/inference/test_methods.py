@@ -13,7 +13,7 @@ from torch import nn
 
 from reticent.data.answers import Answers, utility
 from reticent.data.task import Kind, Records, Task
-from reticent.errors import ConfigError
+from reticent.errors import ConfigError, UnsupportedError
 from reticent.guarantee import Empirical, InformationBound
 from reticent.inference.split.halves import STYLES, neck
 from reticent.inference.split.harden import Hardened, harden
@@ -367,3 +367,41 @@ def test_regression_prototypes_lie_on_a_line_in_the_order_of_their_answers() -> 
     assert float(target) == pytest.approx(3.5 * SEPARATION, abs=1e-3)
     # Half a level from both: a quarter of a squared separation.
     assert float(prototypes.away(prototypes.points[3:4], between)) == pytest.approx(0.25, abs=1e-4)
+
+
+def spread(made: Hardened) -> float:
+    """Variance of clean features about their class means, by the variance in all."""
+    _, _, _, test, _ = deployed()
+    features = made.halves.features(test.x)
+    means = np.stack([features[test.public == c].mean(axis=0) for c in range(CLASSES)])
+    within = ((features - means[np.asarray(test.public)]) ** 2).sum()
+    return float(within / ((features - features.mean(axis=0)) ** 2).sum())
+
+
+def test_what_another_method_hardened_can_be_sealed() -> None:
+    """Features that are encrypted are those that center loss pulled together."""
+    plain = hardened("sealed", "dense1")
+    made = _harden("sealed", "dense1", options={"encoder": "center", "weight": 30.0})
+    assert made.method == "sealed"
+    assert made.options["encoder"] == "center"
+    assert spread(made) < 0.8 * spread(plain)
+    assert loss_of(made) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"encoder": "adapter_code"}, ConfigError, "encoder='adapter_code'"),
+        ({"encoder": "centre"}, ConfigError, "encoder='centre'"),
+        ({"encoder": "noise"}, UnsupportedError, "noisy"),
+        ({"weight": 1.0}, ConfigError, "weight"),
+        ({"encoder": "center", "sigm": 1.0}, ConfigError, "sigm"),
+        ({"flooding_bits": 1.5}, ConfigError, "flooding_bits=1.5"),
+        ({"flooding_bits": -1}, ConfigError, "flooding_bits=-1"),
+    ],
+)
+def test_what_cannot_be_sealed_together_is_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        _harden("sealed", "dense1", options=options, epochs=1)

@@ -39,6 +39,7 @@ from reticent.guarantee import Pillar
 from reticent.inference.deployed import local_pair
 from reticent.inference.export import export
 from reticent.inference.graph import Graph
+from reticent.inference.sealed.method import SealedHead
 from reticent.inference.split.harden import Hardened
 from reticent.pipeline.attack import Attacked, few_shot, shots_of
 from reticent.pipeline.private_training import NO_LEDGER
@@ -57,11 +58,17 @@ _UNPAID = (
 )
 _SEALED = (
     "The server sees neither input nor answer. Packing and masks are this project's own and "
-    "unaudited; the noise in replies isn't flooded, so that a client may learn something of the "
-    "weights beyond its answers."
+    "unaudited; "
 )
-
-_BY_CHANNEL = {"split": _SPLIT, "plain": _PLAIN, "sealed": _SEALED, "ckks": _SEALED}
+_FLOODED = (
+    "replies are flooded: a reply to an honest request tells no more of the weights than its "
+    "answer does, up to a statistical distance of 2^-{bits} each, by a simulated bound on noise."
+)
+_NOT_FLOODED = (
+    "the noise in replies isn't flooded, so that a client may learn something of the weights "
+    "beyond its answers (flooding_bits = 0)."
+)
+_BY_CHANNEL = {"split": _SPLIT, "plain": _PLAIN}
 
 
 def score(
@@ -173,6 +180,13 @@ def gates(
     }
 
 
+def _sealed_notice(chosen: Hardened) -> str:
+    head = chosen.halves.head
+    assert isinstance(head, SealedHead)
+    flood = head.layout.plan.flood
+    return _SEALED + (_NOT_FLOODED if flood is None else _FLOODED.format(bits=flood.bits))
+
+
 def _notices(recipe: Recipe, task: Task, attacked: Mapping[Regime, Attacked]) -> tuple[str, ...]:
     notices = []
     if task.synthetic:
@@ -191,7 +205,7 @@ def _notices(recipe: Recipe, task: Task, attacked: Mapping[Regime, Attacked]) ->
         notices.append(
             f"Answers are quantised to {next(iter(attacked.values())).stage.answers.levels} values."
         )
-    notices.append(_BY_CHANNEL[chosen.channel])
+    notices.append(_BY_CHANNEL.get(chosen.channel) or _sealed_notice(chosen))
     if recipe.train.private is not None:
         notices.append(_PRIVATE)
         if recipe.train.private.ledger == NO_LEDGER:

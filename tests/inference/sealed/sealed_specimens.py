@@ -39,15 +39,17 @@ def network() -> Program:
     return Program(input_shape=(INPUTS,), steps=steps, bound=2.0)
 
 
-def laid_out() -> Layout:
+def laid_out(flooding_bits: int = 0) -> Layout:
     program = network()
-    made = plan(program, goal="upload", primitives=FLAT)
-    return Layout(program=program, plan=made, goal="upload", primitives=FLAT)
+    made = plan(program, goal="upload", primitives=FLAT, flooding_bits=flooding_bits)
+    return Layout(
+        program=program, plan=made, goal="upload", primitives=FLAT, flooding_bits=flooding_bits
+    )
 
 
-def publish(folder: Path) -> Layout:
+def publish(folder: Path, *, flooding_bits: int = 0) -> Layout:
     """`folder`/client and `folder`/server; the encoder is the identity."""
-    layout = laid_out()
+    layout = laid_out(flooding_bits)
     for side in ("client", "server"):
         (folder / side).mkdir(parents=True)
     save_layout(folder / "server", layout)

@@ -13,6 +13,7 @@ from sealed_specimens import INPUTS, laid_out, publish, records
 from reticent.errors import BundleError, EvidenceError, InputError
 from reticent.inference.deployed import client_half, local_pair
 from reticent.inference.sealed.client import SealedClient
+from reticent.inference.sealed.files import load_plan
 from reticent.inference.sealed.release import Sealed, sealed_from_json
 from reticent.inference.split.client import SPEC_FILE
 from reticent.inference.split.odometer import Odometer
@@ -35,6 +36,27 @@ def test_both_halves_together_give_the_networks_scores(folder):
     assert np.abs(client.scores(reply) - want).max() < 2.0**-7 + 0.025
     assert client.decode(reply).tolist() == want.argmax(axis=1).tolist()
     assert {len(each) for each in request["ciphertext"]} == {len(request["ciphertext"][0])}
+
+
+def test_flooded_replies_say_their_size_and_still_answer(tmp_path):
+    """What the answers bear is the flood's Gaussian: near zero mean, of the size that it states."""
+    layout = publish(tmp_path, flooding_bits=40)
+    flood = load_plan(tmp_path / "server").flood
+    assert flood == layout.plan.flood
+    assert flood.bits == 40
+    client, server = local_pair(tmp_path)
+    x = records(40)
+    reply = server.answer(client.encode(x))
+    want = layout.program.run(x.astype(np.float64))
+    places = layout.plan.estimate.places
+    assert np.abs(client.scores(reply) - want).max() <= 2.0**-places
+    assert (client.decode(reply) == want.argmax(axis=1)).mean() > 0.9
+    bare = Sealed(plan=laid_out().plan.for_client())
+    release = sealed_from_json(json.loads((tmp_path / "client" / SPEC_FILE).read_text())["release"])
+    sizes = {len(each) for each in reply["answer"]}
+    assert len(sizes) == 1
+    assert abs(sizes.pop() - release.reply_bytes) < 1000
+    assert release.reply_bytes > 1.9 * bare.reply_bytes
 
 
 def test_the_release_survives_json_and_clips_to_the_checked_range():
@@ -67,7 +89,11 @@ def endless(record):
     record["bound"] = float("inf")
 
 
-@pytest.mark.parametrize("change", [weaken, bomb, outside, endless])
+def bottomless(record):
+    record["reply_primes"] = 40
+
+
+@pytest.mark.parametrize("change", [weaken, bomb, outside, endless, bottomless])
 def test_a_providers_malformed_or_weak_plan_is_refused(change):
     record = Sealed(plan=laid_out().plan.for_client()).to_json()
     change(record)

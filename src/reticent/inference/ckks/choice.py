@@ -65,14 +65,20 @@ def flooded_best(
     return chain, Error(largest=largest, relative=relative), made
 
 
-def unfitting(lowered: Lowered) -> str:
+def unfitting(lowered: Lowered, flooding_bits: int = 0) -> str:
     """What a network without a chain in any ring is told."""
     last, largest = lowered.matrices[-1].name or "the last", max(MOST_BITS)
     widest = max(max(matrix.weight.shape) for matrix in lowered.matrices)
+    flooded = (
+        f" Or set flooding_bits=0: {flooding_bits} bits of noise in the answers take two primes or "
+        "more beside those of the network."
+        if flooding_bits
+        else ""
+    )
     return (
         f"Never in one ring: layer {last!r} brings the network to matrices="
         f"{len(lowered.matrices)} of up to {widest} values; the largest ring ({largest}) holds "
         f"{MOST_BITS[largest]} bits and {largest // 2} values, and answers must err by less than "
         f"{TOLERANCE:g} of their size. Use fewer layers, scale inputs and weights to about 1, or "
-        "encrypt only the head (sealed split)."
+        f"encrypt only the head (sealed split).{flooded}"
     )

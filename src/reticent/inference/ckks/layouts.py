@@ -52,7 +52,7 @@ def candidates(lowered: Lowered, bound: float, flooding_bits: int) -> list[Laid]
                 found.append(Laid(packing=name, layers=layers, chain=chain, error=error))
         if found:
             return found
-    raise UnsupportedError(unfitting(lowered))
+    raise UnsupportedError(unfitting(lowered, flooding_bits))
 
 
 def affordable(found: list[Laid]) -> list[Laid]:

@@ -48,7 +48,10 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientPlan:
-    """What a client needs, with no weight in it; `places` are the binary ones to round to."""
+    """What a client needs, with no weight in it; `places` are the binary ones to round to.
+
+    `reply_primes` are left in a reply.
+    """
 
     parameters: Parameters
     columns: NDArray[np.int64] = field(repr=False)
@@ -58,6 +61,12 @@ class ClientPlan:
     bound: float
     digest: bytes
     places: int
+    reply_primes: int = 1
+
+    @property
+    def reply_bytes(self) -> int:
+        """Of a reply's one ciphertext."""
+        return 2 * self.parameters.degree * 8 * self.reply_primes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +121,7 @@ class Plan:
             bound=self.bound,
             digest=self.digest,
             places=self.estimate.places,
+            reply_primes=self.chain.stages[-1].left + 1,
         )
 
     def describe(self) -> str:

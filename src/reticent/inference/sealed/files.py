@@ -24,20 +24,28 @@ class Layout:
     plan: Plan
     goal: Goal
     primitives: Primitives
+    flooding_bits: int = 0
 
 
-def laid_out(program: Program, *, goal: Goal) -> Layout:
+def laid_out(program: Program, *, goal: Goal, flooding_bits: int) -> Layout:
     """`program` planned from primitives measured on this machine."""
-    chosen = plan(program, goal=goal)
-    return Layout(program=program, plan=chosen, goal=goal, primitives=chosen.primitives)
+    chosen = plan(program, goal=goal, flooding_bits=flooding_bits)
+    return Layout(
+        program=program,
+        plan=chosen,
+        goal=goal,
+        primitives=chosen.primitives,
+        flooding_bits=flooding_bits,
+    )
 
 
 def save_layout(folder: Path, layout: Layout) -> None:
     """Write the network and its layout into `folder`."""
     program_file.save(folder / PROGRAM_FILE, layout.program)
     record = {
-        "schema": 1,
+        "schema": 2,
         "goal": layout.goal,
+        "flooding_bits": layout.flooding_bits,
         "plan": layout.plan.digest.hex(),
         "primitives": {name: list(times) for name, times in layout.primitives.table.items()},
         "estimate": layout.plan.estimate.to_json(),
@@ -58,7 +66,7 @@ def load_layout(folder: Path) -> Layout:
     program = program_file.load(folder / PROGRAM_FILE)
     try:
         record: dict[str, Any] = json.loads((folder / LAYOUT_FILE).read_text())
-        if record["schema"] != 1:
+        if record["schema"] != 2:
             raise ValueError(f"schema={record['schema']!r}")
         primitives = Primitives(
             table={
@@ -67,11 +75,14 @@ def load_layout(folder: Path) -> Layout:
             }
         )
         goal: Goal = record["goal"]
-        made = plan(program, goal=goal, primitives=primitives)
+        flooding = int(record["flooding_bits"])
+        made = plan(program, goal=goal, primitives=primitives, flooding_bits=flooding)
         if made.digest.hex() != record["plan"]:
             raise ValueError("this version would lay it out otherwise than the client's files say")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:
         raise BundleError(
             f"No usable {LAYOUT_FILE} in {folder.name!r}: {error}. Publish the bundle again."
         ) from error
-    return Layout(program=program, plan=made, goal=goal, primitives=primitives)
+    return Layout(
+        program=program, plan=made, goal=goal, primitives=primitives, flooding_bits=flooding
+    )

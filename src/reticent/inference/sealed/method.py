@@ -22,7 +22,9 @@ from reticent.inference.split.halves import Halves
 from reticent.inference.split.problem import Problem
 from reticent.training.plain import forward
 
-OPTIONS = ("tolerance", "epochs", "degree", "goal", "bound")
+OPTIONS = ("tolerance", "epochs", "degree", "goal", "bound", "flooding_bits", "encoder")
+# Of statistical security, against a client that would learn of the weights from noise in answers.
+FLOODING_BITS = 40
 # Deeper heads need larger rings than a client cares to send.
 MOST_LEVELS = 4
 # How `sealed` says that a cut can't be sealed.
@@ -52,9 +54,10 @@ def sealed(problem: Problem) -> Halves:
     """The part before the cut for the client, the part behind it for ciphertexts.
 
     Options: `tolerance` (accuracy that the polynomials may cost on the validation part, 0.01),
-    `epochs` of their distillation (30, more on
-    small sets), `degree` (2), `goal` of the layout ("latency").
-    With `bound`, the features' public range, no record is read; the head must be linear then.
+    `epochs` of their distillation (30, more on small sets), `degree` (2), `goal` of the layout
+    ("latency"), `flooding_bits` (40; 0 leaves noise in answers that depends on the weights, in a
+    smaller ring). With `bound`, the features' public range, no record is read; the head must be
+    linear then. With `encoder`, the name of another method, that one hardens both parts first.
     Raises `GateError` with a table beyond the tolerance, `UnsupportedError` for a head that no
     ring holds and for tasks that aren't classification.
     """
@@ -70,7 +73,10 @@ def sealed(problem: Problem) -> Halves:
     encoder = nn.Sequential(encoder, nn.Flatten()).eval().requires_grad_(False)
     bound = problem.options.get("bound")
     program = _fitted(problem, encoder, head) if bound is None else _unfitted(problem, float(bound))
-    layout = laid_out(program, goal=cast(Goal, goal))
+    flooding = problem.options.get("flooding_bits", FLOODING_BITS)
+    if isinstance(flooding, bool) or not isinstance(flooding, int) or not 0 <= flooding <= 128:
+        raise ConfigError(f"Expected 0 <= flooding_bits <= 128, got flooding_bits={flooding!r}.")
+    layout = laid_out(program, goal=cast(Goal, goal), flooding_bits=flooding)
     return Halves(
         encoder=encoder,
         release=Sealed(plan=layout.plan.for_client()),

@@ -65,8 +65,8 @@ class Sealed:
 
     @property
     def reply_bytes(self) -> int:
-        """The content of one reply: a ciphertext with one prime left."""
-        return HEADER_BYTES + 2 * self.plan.parameters.degree * 8
+        """The content of one reply."""
+        return HEADER_BYTES + self.plan.reply_bytes
 
     def clipped(self, features: Array) -> Array:
         """Features (n, d) as they are encrypted."""
@@ -104,6 +104,7 @@ class Sealed:
             "bound": plan.bound,
             "digest": plan.digest.hex(),
             "places": plan.places,
+            "reply_primes": plan.reply_primes,
         }
 
 
@@ -127,6 +128,7 @@ def sealed_from_json(record: Mapping[str, Any]) -> Sealed:
             bound=float(record["bound"]),
             digest=bytes.fromhex(record["digest"]),
             places=int(record["places"]),
+            reply_primes=int(record["reply_primes"]),
         )
         _check(plan)
     except (KeyError, TypeError, ValueError, zlib.error, ConfigError) as error:
@@ -149,6 +151,8 @@ def _check(plan: ClientPlan) -> None:
         raise ValueError(f"bound={plan.bound}, steps={plan.steps[:4]}")
     if not -64 <= plan.places <= 64:
         raise ValueError(f"places={plan.places}")
+    if not 1 <= plan.reply_primes <= plan.parameters.levels + 1:
+        raise ValueError(f"reply_primes={plan.reply_primes}")
     if len(plan.digest) != 16:
         raise ValueError(f"a digest of {len(plan.digest)} bytes")
 

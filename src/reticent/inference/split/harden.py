@@ -33,7 +33,7 @@ from reticent.inference.split.certificate import certify as average_case
 from reticent.inference.split.halves import Halves
 from reticent.inference.split.methods import METHODS
 from reticent.inference.split.problem import Problem
-from reticent.inference.split.release import Code, Noisy
+from reticent.inference.split.release import Bare, Code, Noisy
 from reticent.models.cut import INPUT, CutPoint, cut_points
 from reticent.training.plain import Progress, forward
 
@@ -120,12 +120,10 @@ def harden(
             f"Expected codes={codes} to be 2 or more and the method to send codes, got "
             f"method={method!r}. Use adapter_code or prototype_code, or leave codes out."
         )
+    takes = (*METHODS[method].options, *_before_sealing(method, options or {}))
     for name in options or {}:
-        if name not in METHODS[method].options:
-            raise ConfigError(
-                f"Method {method!r} takes the options {list(METHODS[method].options)}, got "
-                f"{name!r}."
-            )
+        if name not in takes:
+            raise ConfigError(f"Method {method!r} takes the options {list(takes)}, got {name!r}.")
     torch.manual_seed(seed)
     problem = Problem(
         model=model.eval(),
@@ -149,6 +147,33 @@ def harden(
     if method == "sealed":
         return _earliest_sealed(problem)
     return _earliest(problem, method, max_utility_loss)
+
+
+def _before_sealing(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options of the method that hardens the parts before one of them is sealed."""
+    inner = options.get("encoder")
+    if method != "sealed" or inner is None:
+        return ()
+    if inner not in METHODS or inner == "sealed" or METHODS[inner].sends_codes:
+        fitting = [one.name for one in METHODS.values() if one.baseline]
+        raise ConfigError(f"Expected encoder among {fitting}, got encoder={inner!r}.")
+    return METHODS[inner].options
+
+
+def _hardened_first(problem: Problem) -> Problem:
+    """The same problem, its parts hardened by the method that the option `encoder` names."""
+    inner = problem.options.get("encoder")
+    if inner is None:
+        return problem
+    taken = METHODS[inner].options
+    options = {name: value for name, value in problem.options.items() if name in taken}
+    made = METHODS[inner].run(replace(problem, options=options, retrain=METHODS[inner].retrains))
+    if not isinstance(made.release, Bare):
+        raise UnsupportedError(
+            f"Never together: encoder={inner!r} with these options sends noisy features, and what "
+            "is encrypted needs no noise. Choose one without: center, supcon, nopeek, adversarial."
+        )
+    return replace(problem, hardened=made)
 
 
 def _earliest(problem: Problem, method: str, most: float) -> Hardened:
@@ -248,6 +273,7 @@ def _outcomes(problem: Problem, halves: Halves) -> NDArray[np.float64]:
 
 
 def _at(problem: Problem, method: str) -> Hardened:
+    problem = _hardened_first(problem) if method == "sealed" else problem
     halves = METHODS[method].run(problem)
     certificate = _certificate(halves, problem.validation, problem.certify)
     return Hardened(

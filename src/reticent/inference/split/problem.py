@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reticent.data.answers import Answers
 from reticent.data.task import Records
+from reticent.inference.split.halves import Halves
 from reticent.models.cost import flops, parameters
 from reticent.models.cut import cut_at
 from reticent.training.plain import Progress
@@ -23,6 +24,7 @@ class Problem:
 
     `max_client_share` limits the client half's share of the model's FLOPs where the method has a
     choice of adapter. Methods never see the attacker's rows or the test rows, nor `certify`.
+    Sealing may begin with parts that another method has `hardened`, instead of the model's own.
     """
 
     model: nn.Module
@@ -40,6 +42,7 @@ class Problem:
     options: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     certify: Records | None = None
+    hardened: Halves | None = None
 
     @property
     def sample(self) -> Tensor:
@@ -47,7 +50,11 @@ class Problem:
         return torch.from_numpy(self.train.x[:1])
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
-        """Fresh copies of the model's parts before and after the cut."""
+        """Fresh copies of the parts before and after the cut."""
+        if self.hardened is not None:
+            parts = self.hardened.encoder, self.hardened.head
+            encoder, head = (copy.deepcopy(part).requires_grad_(True) for part in parts)
+            return encoder, head
         return cut_at(self.model, self.cut)
 
     def teacher(self) -> nn.Module:
