@@ -12,12 +12,19 @@ import torch
 from oracle import loss, train_alone
 from torch import Tensor, nn
 
-from reticent.attacks.shadow import layers
+from reticent.attacks.shadow import choice, layers
 from reticent.attacks.shadow.choice import stack
 from reticent.attacks.shadow.dense import DenseStack
 from reticent.attacks.shadow.masks import held_out_rows, independent_masks, rows_of
 from reticent.attacks.shadow.recipe import TrainingRecipe
-from reticent.attacks.shadow.stack import ChannelsLastStack, LayerStack, LoopStack, Stack, VmapStack
+from reticent.attacks.shadow.stack import (
+    ChannelsLastStack,
+    ImagesLoop,
+    LayerStack,
+    LoopStack,
+    Stack,
+    VmapStack,
+)
 from reticent.attacks.shadow.training import (
     chunk_size,
     fresh,
@@ -27,6 +34,7 @@ from reticent.attacks.shadow.training import (
 )
 from reticent.attacks.spec import Labelled
 from reticent.errors import ConfigError, DataError
+from reticent.models import products
 from reticent.models.networks import Standardise
 from reticent.random import seeded
 
@@ -240,6 +248,45 @@ def test_convolutions_in_turn_are_those_side_by_side(
     monkeypatch.setattr(layers, "_LARGE", large)
     monkeypatch.setattr(layers, "_FEW", 0)
     for name in ("convolution", "two convolutions", "wide convolution", "grouped convolution"):
+        assert_the_same(*both(NETWORKS[name][0](), RECIPES["sgd"]))
+
+
+def test_convolutions_of_many_numbers_train_model_by_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choice, "_MANY", 1)
+    for name in ("convolution", "two convolutions", "grouped convolution"):
+        made, alone, x = both(NETWORKS[name][0](), RECIPES["sgd"])
+        assert type(made) is ImagesLoop
+        assert_the_same(made, alone, x)
+    made, _, _ = both(NETWORKS["mlp"][0](), RECIPES["sgd"])
+    assert type(made) is DenseStack
+
+
+def test_pooling_before_relu_gives_the_same_answers_and_gradients() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2, padding=1, ceil_mode=True),
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=1)),
+        nn.Flatten(), nn.Linear(36, 3),
+    )  # fmt: skip
+    models = [fresh(network, seed=1, number=i) for i in range(2)]
+    x = torch.randn(2, 6, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+    y = torch.ones(2, 6).long()
+    fast, slow = ImagesLoop(models), LoopStack(models)
+    kinds = [type(part) for part in fast._models[0]]
+    assert kinds[1:3] == [nn.MaxPool2d, nn.ReLU]
+    torch.testing.assert_close(fast(x), slow(x))
+    for made in (fast, slow):
+        made.set_gradients(x, y)
+    for found, expected in zip(fast.parameters, slow.parameters, strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)
+    assert set(fast.state(0)) == set(models[0].state_dict())
+
+
+@pytest.mark.skipif(not products._has_onednn(), reason="no AVX-512 here")
+def test_dense_stacks_by_the_other_library_train_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_LARGE", 0)
+    for name in ("linear", "mlp", "no bias", "one output", "nested"):
         assert_the_same(*both(NETWORKS[name][0](), RECIPES["sgd"]))
 
 

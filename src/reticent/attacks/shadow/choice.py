@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reticent.attacks.shadow.dense import DenseStack
 from reticent.attacks.shadow.stack import (
     ChannelsLastStack,
+    ImagesLoop,
     LayerStack,
     LoopStack,
     Stack,
@@ -22,12 +23,23 @@ KINDS: tuple[type[Stack], ...] = (DenseStack, ChannelsLastStack, LayerStack, Vma
 """The fastest first; `LoopStack` runs everything."""
 
 _CLOSE = 1e-4
+# Numbers that each convolution gets from one model's batch, from which on models run in turn.
+_MANY = 8192
 
 
 def stack(
-    models: Sequence[nn.Module], few: Tensor, *, kinds: Sequence[type[Stack]] = KINDS
+    models: Sequence[nn.Module],
+    few: Tensor,
+    *,
+    records: int = 1,
+    kinds: Sequence[type[Stack]] = KINDS,
 ) -> Stack:
-    """The fastest stack whose answers to `few` records (at least 2) are those of the models."""
+    """The fastest stack whose answers to `few` records (at least 2) are those of the models.
+
+    `records` is the size of the batches to come.
+    """
+    if kinds is KINDS and records * _fewest_numbers(models[0], few) >= _MANY:
+        kinds = (ImagesLoop, *KINDS)
     for kind in kinds:
         try:
             made = kind(models)
@@ -36,6 +48,23 @@ def stack(
         except (UnsupportedError, RuntimeError, ValueError):
             continue
     return LoopStack(models)
+
+
+@torch.no_grad()
+def _fewest_numbers(model: nn.Module, few: Tensor) -> int:
+    """The fewest numbers of one record that a convolution over images gets; 0 where there is none.
+
+    Asked of a copy: a network may count the records that it sees.
+    """
+    seen: list[int] = []
+    asked = copy.deepcopy(model).eval()
+    for part in asked.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_pre_hook(
+                lambda _part, given: seen.append(given[0].numel() // len(given[0]))
+            )
+    asked(few)
+    return min(seen, default=0)
 
 
 @torch.no_grad()

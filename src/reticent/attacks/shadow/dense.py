@@ -6,15 +6,18 @@ several times faster, and few enough models at a time stay in the cache.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reticent.attacks.shadow.stack import Stack
 from reticent.errors import UnsupportedError
 from reticent.models.networks import Standardise
+from reticent.models.products import is_large, product
 
 _FIXED = (nn.Flatten, nn.Identity, Standardise)
 _aten = torch.ops.aten
@@ -106,6 +109,15 @@ class DenseStack(Stack):
         with torch.no_grad():
             return self._outputs(x)[-1]
 
+    @torch.no_grad()
+    def answers(self, x: Tensor) -> Tensor:
+        """See `Stack.answers`; the first layers of all models are one product."""
+        first = self._layers[0]
+        bias = None if first.bias is None else first.bias.flatten()
+        out = _linear(self._ready(x), first.weight.flatten(0, 1), bias)
+        own = out.view(len(x), self.count, -1).transpose(0, 1).contiguous()
+        return self._following(own)[-1]
+
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All parameters of all models as one tensor."""
@@ -118,11 +130,11 @@ class DenseStack(Stack):
         gradient = _loss_gradient(outputs[-1], y)
         for index in reversed(range(len(self._layers))):
             layer, given = self._layers[index], outputs[index]
-            torch.bmm(gradient.mT, given, out=layer.weight_gradient)
+            _products(gradient.mT, given.mT, out=layer.weight_gradient)
             if layer.bias_gradient is not None:
                 torch.sum(gradient, dim=1, out=layer.bias_gradient)
             if index > 0:
-                gradient = torch.bmm(gradient, layer.weight)
+                gradient = _products(gradient, layer.weight.mT)
                 before = self._layers[index - 1].activation
                 if before is not None:
                     before.backward(gradient, given)
@@ -139,17 +151,46 @@ class DenseStack(Stack):
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         """The input (N, B, features) and each layer's output (N, B, ...)."""
-        flat = x.flatten(0, 1)
+        flat = self._ready(x.flatten(0, 1))
+        given = flat.reshape(self.count, -1, flat.shape[-1])
+        first = self._layers[0]
+        return [given, *self._following(_products(given, first.weight, bias=first.bias))]
+
+    def _ready(self, x: Tensor) -> Tensor:
+        """Records (M, ...) after the layers that have nothing to learn: (M, features)."""
         for part in self._before:
-            flat = part(flat)
-        found = [flat.reshape(self.count, -1, flat.shape[-1])]
+            x = part(x)
+        return x
+
+    def _following(self, out: Tensor) -> list[Tensor]:
+        """Each layer's output from the first one's (N, B, ...), which its activation changes."""
+        found: list[Tensor] = []
         for layer in self._layers:
-            if layer.bias is None:
-                out = torch.bmm(found[-1], layer.weight.mT)
-            else:
-                out = torch.baddbmm(layer.bias.unsqueeze(1), found[-1], layer.weight.mT)
+            if found:
+                out = _products(found[-1], layer.weight, bias=layer.bias)
             found.append(out if layer.activation is None else layer.activation.forward(out))
         return found
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if is_large(len(x), x.shape[1], len(weight)) and x.dtype == torch.float32:
+        return product(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+def _products(
+    a: Tensor, b: Tensor, *, bias: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """a (N, m, k) times the transposes of b (N, n, k), plus bias (N, n): (N, m, n)."""
+    if not is_large(a.shape[1], a.shape[2], b.shape[1]) or a.dtype != torch.float32:
+        if bias is not None:
+            return torch.baddbmm(bias.unsqueeze(1), a, b.mT)
+        return torch.bmm(a, b.mT) if out is None else torch.bmm(a, b.mT, out=out)
+    made = a.new_empty(len(a), a.shape[1], b.shape[1]) if out is None else out
+    biases = itertools.repeat(None) if bias is None else bias
+    for left, right, shift, own in zip(a, b, biases, made, strict=False):
+        own.copy_(product(left, right, shift))
+    return made
 
 
 def _loss_gradient(logits: Tensor, y: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ class Stack(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs (N, B, outputs) of records (N, B, ...)."""
 
+    def answers(self, x: Tensor) -> Tensor:
+        """Outputs (N, B, outputs) of each model to the same records x (B, ...)."""
+        return self(x.expand(self.count, *x.shape))
+
     @property
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
@@ -202,11 +206,56 @@ class LoopStack(Stack):
         return self._models[model].state_dict()
 
 
+class ImagesLoop(LoopStack):
+    """The models one after the other, channels last: for convolutions of many numbers.
+
+    Pooling, convolution and its gradients are up to four times faster in this memory format, and
+    one model's activations stay in the cache. ReLU and max pooling, where a `Sequential` has them
+    in this order, change places: the answers are the same, and ReLU has less to do. Raises
+    `UnsupportedError` without convolutions over images.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__(models)
+        if not any(isinstance(part, nn.Conv2d) for part in models[0].modules()):
+            raise UnsupportedError("Not here: a network without convolutions over images.")
+        for model in self._models:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for part in list(model.modules()):
+                if type(part) is nn.Sequential:
+                    _pool_first(part)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs (N, B, outputs) of records (N, B, ...)."""
+        return super().__call__(x if x.ndim != 5 else _channels_last(x))
+
+    def set_gradients(self, x: Tensor, y: Tensor) -> None:
+        """See `Stack.set_gradients`; one model's backward pass is done before the next begins."""
+        self.clear_gradients()
+        for model, own, labels in zip(self._models, x, y, strict=True):
+            logits = two_columns(model(_channels_last(own) if own.ndim == 4 else own))
+            functional.cross_entropy(logits, labels).backward()
+
+
 def two_columns(logits: Tensor) -> Tensor:
     """Logits (..., C); one column is the second of two classes, the first being 0."""
     if logits.shape[-1] > 1:
         return logits
     return torch.cat([torch.zeros_like(logits), logits], dim=-1)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Images (..., channels, h, w), the same but for their strides."""
+    flat = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+    return flat.view(x.shape) if x.ndim == 4 else flat.unflatten(0, x.shape[:-3])
+
+
+def _pool_first(layers: nn.Sequential) -> None:
+    """max(0, .) and the largest of a window commute."""
+    for place in range(len(layers) - 1):
+        first, then = layers[place], layers[place + 1]
+        if type(first) is nn.ReLU and type(then) is nn.MaxPool2d and not then.return_indices:
+            layers[place], layers[place + 1] = then, nn.ReLU(inplace=first.inplace)
 
 
 def _has_statistics(part: nn.Module) -> bool:

@@ -89,7 +89,10 @@ def train_stack(
     numbers = range(first, first + len(rows))
     models = [fresh(architecture, seed=seed, number=number) for number in numbers]
     with _torch_seed(seed, _LAYERS, first + 1):
-        made = (stack if recipe.clip_norm is None else private_stack)(models, x[:4])
+        if recipe.clip_norm is None:
+            made = stack(models, x[:4], records=min(recipe.batch_size, rows.shape[1]))
+        else:
+            made = private_stack(models, x[:4])
         made.train(True)
         orders = [seeded(seed, _ORDER, number + 1) for number in numbers]
         gradients = _gradients if recipe.clip_norm is None else _private_gradients
@@ -181,7 +184,7 @@ def log_probabilities(made: Stack, x: Tensor) -> NDArray[np.float32]:
     made.train(False)
     parts = []
     for part in torch.split(x, _rows_at_once(made, x)):
-        logits = two_columns(made(part.expand(made.count, *part.shape)))
+        logits = two_columns(made.answers(part))
         parts.append(functional.log_softmax(logits.double(), dim=-1).float())
     return np.asarray(torch.cat(parts, dim=1).numpy())
 
