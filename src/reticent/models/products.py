@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # Multiplications from which on oneDNN's greater cost per call is worth it.
 _LARGE = 2_000_000
@@ -35,3 +36,21 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return found
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., k) times the transpose of weight (n, k), plus bias (n,): (..., n); no gradients."""
+    rows = x.numel() // max(1, x.shape[-1])
+    if x.dtype != torch.float32 or not is_large(rows, x.shape[-1], len(weight)):
+        return functional.linear(x, weight, bias)
+    return product(x.reshape(rows, -1), weight, bias).view(*x.shape[:-1], len(weight))
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor, *, beta: int) -> None:
+    """out = beta out + the transpose of a (k, m) times b (k, n), beta 0 or 1."""
+    if out.dtype != torch.float32 or not is_large(a.shape[1], len(a), b.shape[1]):
+        out.addmm_(a.t(), b, beta=beta)
+    elif beta:
+        out.add_(product(a.t(), b.t()))
+    else:
+        out.copy_(product(a.t(), b.t()))

@@ -36,6 +36,7 @@ from reticent.attacks.spec import Labelled
 from reticent.errors import ConfigError, DataError
 from reticent.models import products
 from reticent.models.networks import Standardise
+from reticent.models.patches import patches
 from reticent.random import seeded
 
 SEED = 5
@@ -294,7 +295,7 @@ def test_patches_are_what_unfold_gives() -> None:
     x = torch.randn(3, 2, 7, 6, generator=torch.Generator().manual_seed(0))
     for options in (((1, 1), (0, 0), (1, 1)), ((2, 1), (1, 2), (1, 2)), ((1, 3), (2, 0), (2, 1))):
         stride, padding, dilation = options
-        found, sides = layers._patches(x, (2, 3), stride, padding, dilation)
+        found, sides = patches(x, (2, 3), stride, padding, dilation)
         expected = nn.functional.unfold(x, (2, 3), dilation, padding, stride)
         assert torch.equal(found, expected)
         assert sides[0] * sides[1] == expected.shape[2]

@@ -10,6 +10,7 @@ from dp_oracle import assert_exact, squares
 from torch import Tensor, nn
 
 from reticent.errors import UnsupportedError
+from reticent.models import products
 from reticent.training.dp_sgd.batch_norm import without_batch_norm
 from reticent.training.dp_sgd.engine import Engine
 
@@ -98,6 +99,13 @@ class Recur(nn.Module):
         out = out if self.layer.batch_first else out.transpose(0, 1)
         last = torch.cat(last, -1) if isinstance(last, tuple) else last
         return torch.cat([out.flatten(1), last.transpose(0, 1).flatten(1)], 1)
+
+
+def test_large_products_of_composites_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_LARGE", 0)
+    assert_exact(Attend("self", batch_first=True), torch.randn(3, 5, 8), torch.randn(3, 4, 8))
+    for kind in (nn.LSTM, nn.GRU):
+        assert_exact(Recur(kind(4, 5, num_layers=2), False), torch.randn(3, 6, 4))
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reticent.errors import ConfigError, DataError, UnsupportedError
+from reticent.models import products
 from reticent.training.dp_sgd.engine import Engine
 from reticent.training.dp_sgd.tuning import Tuner
 
@@ -91,6 +92,49 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 def test_layers_equal_one_by_one_autograd(name: str) -> None:
     network, x = LAYERS[name]()
     assert_exact(network, x)
+
+
+POOLS = (
+    nn.MaxPool2d(2),
+    nn.MaxPool2d((3, 2), stride=(1, 2), padding=(1, 0)),
+    nn.MaxPool2d(2, stride=3, dilation=2, ceil_mode=True),
+)
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=["plain", "uneven", "ceiling"])
+def test_pooling_through_the_tap_is_pooling(pool: nn.MaxPool2d) -> None:
+    network = model(nn.Conv2d(1, 4, 3), nn.ReLU(), pool, nn.Conv2d(4, 2, 2))
+    x = torch.randn(3, 1, 12, 11)
+    expected = network(x)
+    engine = Engine(network)
+    with engine.recording(3):
+        found = network(x)
+        assert type(found.grad_fn.next_functions[0][0]).__name__ == "PoolingTapBackward"
+        engine.backward(found.flatten(1).sum(1))
+    assert torch.equal(found, expected)
+    engine.detach()
+    assert "forward" not in pool.__dict__
+    assert_exact(network, x)
+
+
+def test_pooling_inside_of_what_the_fallback_maps_is_left_alone() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.pool = nn.Parameter(torch.ones(4, 1, 1)), nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.pool(x * self.scale)
+            return found
+
+    assert_exact(model(nn.Conv2d(1, 4, 3), Own(), nn.Flatten()), torch.randn(3, 1, 8, 8))
+
+
+def test_large_products_by_the_other_library_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no such library, this repeats the tests above."""
+    monkeypatch.setattr(products, "_LARGE", 0)
+    for name in ("vectors", "sequences", "grids"):
+        assert_exact(*LAYERS[name]())
 
 
 @pytest.mark.parametrize("strategy", ["gram", "total", "chunked", "image", "shift"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reticent.models.patches import patches
 from reticent.training.dp_sgd.terms import (
     SCRATCH_FLOATS,
     Direct,
@@ -168,16 +169,16 @@ class Convolution:
                 inputs = inputs[(..., *ends)]
             columns = inputs.flatten(2)
         elif inputs.dim() == 3:
-            columns = functional.unfold(
+            columns, _ = patches(
                 inputs.unsqueeze(2),
                 (1, shape[0]),
-                dilation=(1, geometry.dilation[0]),
-                padding=(0, geometry.padding[0]),
-                stride=(1, geometry.stride[0]),
+                (1, geometry.stride[0]),
+                (0, geometry.padding[0]),
+                (1, geometry.dilation[0]),
             )
         else:
-            columns = functional.unfold(
-                inputs, tuple(shape), geometry.dilation, geometry.padding, geometry.stride
+            columns, _ = patches(
+                inputs, tuple(shape), geometry.stride, geometry.padding, geometry.dilation
             )
         return columns.reshape(-1, self.weight[0].numel(), columns.shape[2])
 

@@ -27,7 +27,10 @@ from reticent.training.dp_sgd.batch import Batch
 from reticent.training.dp_sgd.batch_norm import BatchNorm
 from reticent.training.dp_sgd.fallback import fallback
 from reticent.training.dp_sgd.rules import Rule, check_supported, rule_for
+from reticent.training.dp_sgd.taps import PoolingTap, apply
 from reticent.training.dp_sgd.tuning import Tuner
+
+_MANY_CHANNELS = 4
 
 
 class Recorder:
@@ -41,6 +44,14 @@ def _forward(module: nn.Module, rule: Rule, recorder: Recorder, *args: Any, **kw
     if recorder.batch is None or not torch.is_grad_enabled():
         return type(module).forward(module, *args, **kwargs)
     return rule(module, recorder.batch, *args, **kwargs)
+
+
+def _pool(module: nn.MaxPool2d, recorder: Recorder, inputs: Tensor) -> Tensor:
+    """Max pooling by the tap, where it gains."""
+    if recorder.batch is None or inputs.dim() != 4 or inputs.shape[1] < _MANY_CHANNELS:
+        made: Tensor = nn.MaxPool2d.forward(module, inputs)
+        return made
+    return apply(PoolingTap, inputs, module)
 
 
 class Engine:
@@ -87,6 +98,14 @@ class Engine:
             tapped = functools.partial(_forward, module, rule, self._recorder)
             module.__dict__["forward"] = tapped
             self._tapped.append(module)
+        # What the fallback maps over examples must stay as it is.
+        mapped = {inner for module, rule in found if rule is fallback for inner in module.modules()}
+        for module in self.model.modules():
+            if type(module) is not nn.MaxPool2d or module in mapped or module.return_indices:
+                continue
+            if "forward" not in module.__dict__:
+                module.__dict__["forward"] = functools.partial(_pool, module, self._recorder)
+                self._tapped.append(module)
 
     def detach(self) -> None:
         """Take every tap out again; the model is as it was."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reticent.errors import UnsupportedError
+from reticent.models import products
 from reticent.training.dp_sgd.batch import Batch
 from reticent.training.dp_sgd.taps import apply, note_linear
 
@@ -41,7 +42,7 @@ class LSTMTap(torch.autograd.Function):
         inputs = inputs.transpose(0, 1).contiguous()
         steps, size, width = len(inputs), inputs.shape[1], w_state.shape[1]
         bias = None if b_in is None or b_state is None else b_in + b_state
-        gates = functional.linear(inputs, w_in, bias)
+        gates = products.linear(inputs, w_in, bias)
         states = inputs.new_empty(steps + 1, size, width)
         cells = inputs.new_empty(steps + 1, size, width)
         squashed = inputs.new_empty(steps, size, width)
@@ -86,7 +87,9 @@ class LSTMTap(torch.autograd.Function):
         by_example = slope.transpose(0, 1)
         note_linear(ctx.batch, inputs.transpose(0, 1), by_example, w_in, b_in)
         note_linear(ctx.batch, states[:-1].transpose(0, 1), by_example, w_state, b_state)
-        below = torch.matmul(slope, w_in).transpose(0, 1) if ctx.needs_input_grad[0] else None
+        below = (
+            products.linear(slope, w_in.t()).transpose(0, 1) if ctx.needs_input_grad[0] else None
+        )
         return below, dh, dc, None, None, None, None, None
 
 
@@ -107,7 +110,7 @@ class GRUTap(torch.autograd.Function):
         """(B, T, I), (B, H) to all states (B, T, H)."""
         inputs = inputs.transpose(0, 1).contiguous()
         steps, size, width = len(inputs), inputs.shape[1], w_state.shape[1]
-        gates = functional.linear(inputs, w_in, b_in)
+        gates = products.linear(inputs, w_in, b_in)
         states = inputs.new_empty(steps + 1, size, width)
         states[0] = hidden
         recalled = inputs.new_empty(steps, size, width)
@@ -147,7 +150,9 @@ class GRUTap(torch.autograd.Function):
         before = states[:-1].transpose(0, 1)
         note_linear(ctx.batch, inputs.transpose(0, 1), at_input.transpose(0, 1), w_in, b_in)
         note_linear(ctx.batch, before, at_state.transpose(0, 1), w_state, b_state)
-        below = torch.matmul(at_input, w_in).transpose(0, 1) if ctx.needs_input_grad[0] else None
+        below = (
+            products.linear(at_input, w_in.t()).transpose(0, 1) if ctx.needs_input_grad[0] else None
+        )
         return below, dh, None, None, None, None, None
 
 

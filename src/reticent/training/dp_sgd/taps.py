@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reticent.models import products
 from reticent.training.dp_sgd.batch import WHOLE, Batch, Part
 from reticent.training.dp_sgd.convolution import Convolution, Geometry, convolution_backward
 from reticent.training.dp_sgd.terms import Direct, Lookup, Outer, Sequence
@@ -85,14 +86,14 @@ class LinearTap(torch.autograd.Function):
         ctx.batch = batch
         ctx.rows = _rows(weight, part)
         offset = None if bias is None else _rows(bias, bias_part)
-        return _owned(functional.linear(inputs, ctx.rows, offset))
+        return _owned(products.linear(inputs, ctx.rows, offset))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """The input's gradient, where somebody asks for it."""
         (outputs,) = grads
         note_linear(ctx.batch, ctx.saved_tensors[0].detach(), outputs, *ctx.noted)
-        gradient = torch.matmul(outputs, ctx.rows) if ctx.needs_input_grad[0] else None
+        gradient = products.linear(outputs, ctx.rows.t()) if ctx.needs_input_grad[0] else None
         return gradient, None, None, None, None, None
 
 
@@ -297,3 +298,37 @@ class ScaleTap(torch.autograd.Function):
             batch.add(bias, Direct(_over_positions(outputs, bias)))
         gradient = outputs * weight if ctx.needs_input_grad[0] else None
         return gradient, None, None, None
+
+
+class PoolingTap(torch.autograd.Function):
+    """Max pooling over images, faster where the channels of a place lie side by side.
+
+    Nothing is noted: it has no parameters. What comes and goes lies in memory as ever, since other
+    layers are slow where formats differ.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, module: nn.MaxPool2d) -> Tensor:
+        """Shapes: (B, C, h, w) to (B, C, h', w')."""
+        stride = module.stride if module.stride is not None else module.kernel_size
+        moves = [_pair(each) for each in (module.kernel_size, stride, module.padding)]
+        ctx.options = (*moves, _pair(module.dilation), module.ceil_mode)
+        beside = inputs.contiguous(memory_format=torch.channels_last)
+        out, places = torch.ops.aten.max_pool2d_with_indices(beside, *ctx.options)
+        ctx.save_for_backward(beside, places)
+        made: Tensor = out.contiguous()
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """The input's gradient."""
+        beside, places = ctx.saved_tensors
+        outputs = grads[0].contiguous(memory_format=torch.channels_last)
+        gradient = torch.ops.aten.max_pool2d_with_indices_backward(
+            outputs, beside.detach(), *ctx.options, places
+        )
+        return gradient.contiguous(), None
+
+
+def _pair(size: int | tuple[int, ...]) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from reticent.models.products import add_product
 from reticent.training.dp_sgd.tuning import Tuner
 
 Memo = dict[int, Tensor]
@@ -107,7 +108,7 @@ class Outer:
     def add_weighted(self, weights: Tensor, out: Tensor, beta: int) -> None:
         """One matrix product, the smaller factor scaled."""
         inputs, outputs = _scale_smaller(self.inputs, self.outputs, weights.unsqueeze(1))
-        out.addmm_(outputs.t(), inputs, beta=beta)
+        add_product(out, outputs, inputs, beta=beta)
 
     def per_example(self) -> Tensor:
         """(B, O, I)."""
@@ -147,7 +148,7 @@ class Sequence:
             return
         inputs, outputs = _scale_smaller(self.inputs, self.outputs, weights.view(-1, 1, 1))
         inputs, outputs = _positions(inputs, outputs)
-        out.addmm_(outputs.t(), inputs, beta=beta)
+        add_product(out, outputs, inputs, beta=beta)
 
     def per_example(self) -> Tensor:
         """(B, O, I)."""
