@@ -181,6 +181,26 @@ def test_batch_normalisation_gives_way_to_group_normalisation(tmp_path: Path) ->
     assert "BatchNorm2d" not in kinds
 
 
+def test_a_recipe_shows_images_as_views_for_the_same_cost() -> None:
+    record = recipe_of(Path("digits"), ledger="none", low=0.0, high=1.0).to_dict()
+    record["task"] = {"data": "digits", "regime": "known"}
+    record["model"] = {"name": "convnet2d", "options": {"widths": [4], "hidden": [8]}}
+    record["train"]["private"]["steps"] = 2
+    plain = trained(Recipe.from_dict(record))
+    record["train"]["private"] |= {"augment": "shift", "augmentations": 3}
+    assert trained(Recipe.from_dict(record)).private.mechanism == plain.private.mechanism
+    del record["train"]["private"]["augment"]
+    with pytest.raises(ConfigError, match="augment"):
+        Recipe.from_dict(record)
+
+
+def test_views_of_records_that_are_no_images_are_refused(data: Path, tmp_path: Path) -> None:
+    ledger = granted(tmp_path, recipe_of(data))
+    with pytest.raises(ConfigError, match="images"):
+        trained(recipe_of(data, ledger=str(ledger), augment="flip", augmentations=4))
+    assert spent(ledger) == 0
+
+
 @pytest.mark.slow
 def test_users_pay_as_users(data: Path, tmp_path: Path) -> None:
     ledger = granted(tmp_path, recipe_of(data, unit="user"))

@@ -124,6 +124,8 @@ def fit_private(model: nn.Module, recipe: Recipe, task: Task, train: Records, ru
             records_per_user=private.records_per_user,
             plan=plan_of(private),
             clipping=clipping_of(private),
+            augment=private.augment,
+            multiplicity=private.augmentations,
         )
     finally:
         ledger.close()
@@ -199,6 +201,8 @@ def _uncharged(
         delta=private.delta,
         plan=plan_of(private),
         clipping=clipping_of(private),
+        augment=private.augment,
+        multiplicity=private.augmentations,
         records_per_user=private.records_per_user,
     )
     trained = trained if users is None else of_users(trained)

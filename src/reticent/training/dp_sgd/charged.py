@@ -43,6 +43,7 @@ from reticent.privacy.ledger import (
     user_digests,
 )
 from reticent.training.dp_sgd.accountant import Mechanism, renyi_curve
+from reticent.training.dp_sgd.augmentation import Transform, Views
 from reticent.training.dp_sgd.clipping import Clipping
 from reticent.training.dp_sgd.engine import Engine
 from reticent.training.dp_sgd.keystream import KeyStream
@@ -91,6 +92,8 @@ def train_charged(
     losses: PerExampleLoss = default_losses,
     plan: Plan | None = None,
     clipping: Clipping | None = None,
+    augment: Transform | str | None = None,
+    multiplicity: int = 1,
     analyst: str = "",
     progress: Progress | None = None,
 ) -> Paid:
@@ -100,11 +103,12 @@ def train_charged(
     that `inputs` and `targets` hold, whatever their order, or `digests` of them. Where it was
     granted for more records than are trained on, `granted` holds the digests of all its units; all
     of them pay. With `users` (n,) the unit is the user: each gives at most `records_per_user`
-    records, drawn secretly. `key` names this run: it is charged once and runs once. Raises
-    `BudgetExhaustedError` where the cap would be passed, `EvidenceError` for other records than
-    the registered ones, `ConfigError` for a budget of another unit, or a key that has run,
-    `UnsupportedError` for a module that mixes examples; in all these cases nothing was trained or
-    charged. A network that only its first batch shows to mix them has been charged.
+    records, drawn secretly. `augment` and `multiplicity` are as in `train_dp`. `key` names this
+    run: it is charged once and runs once. Raises `BudgetExhaustedError` where the cap would be
+    passed, `EvidenceError` for other records than the registered ones, `ConfigError` for a budget
+    of another unit, a key that has run, or views that these records can't have, `UnsupportedError`
+    for a module that mixes examples; in all these cases nothing was trained or charged. A network
+    that only its first batch shows to mix them has been charged.
     """
     if len(inputs) != len(targets) or not len(inputs):
         raise DataError(
@@ -123,6 +127,8 @@ def train_charged(
     plan = plan or Plan()
     # What can't be trained is refused before it is paid for.
     Engine(copy.deepcopy(model).train()).detach()
+    views = Views(augment, multiplicity)
+    views.check(tuple(inputs.shape[1:]), inputs.dtype)
     mechanism = calibrated(
         plan,
         len(inputs) if users is None else bounded_size(users, records_per_user),
@@ -141,6 +147,7 @@ def train_charged(
             "mechanism": "dp-sgd",
             "plan": repr(plan),
             "clipping": repr(clipping),
+            "views": [views.name, views.multiplicity],
             "records_per_user": records_per_user,
             "accounted": asdict(mechanism),
         },
@@ -159,6 +166,8 @@ def train_charged(
         delta=delta,
         plan=plan,
         clipping=clipping,
+        augment=augment,
+        multiplicity=multiplicity,
         records_per_user=records_per_user,
         progress=progress,
     )
