@@ -19,11 +19,12 @@ from reticent.errors import (
     EvidenceError,
     UnsupportedError,
 )
-from reticent.privacy.ledger import ORDERS, Cap, Ledger
+from reticent.privacy.ledger import Cap, Ledger
 from reticent.privacy.ledger.files import file_digests
-from reticent.training.dp_sgd.accountant import epsilon, event
+from reticent.training.dp_sgd.accountant import epsilon, event, renyi_curve
 from reticent.training.dp_sgd.charged import (
     APPROXIMATE,
+    CHARGED_ORDERS,
     RENYI,
     bounded_size,
     costs,
@@ -159,12 +160,12 @@ def test_runs_are_charged_their_renyi_curves_which_compose(tmp_path: Path) -> No
     made = bought(ledger, "first", epsilon=0.5)
     assert made.charged_as == RENYI
     mechanism = made.trained.mechanism
-    (cost, form), second = costs(mechanism, 0.5, 1e-5)
+    (cost, form), second = costs(renyi_curve(mechanism, CHARGED_ORDERS), 0.5, 1e-5)
     assert (form, second[1]) == (RENYI, APPROXIMATE)
     assert ledger.charge(made.charge).cost == cost
     for number in range(9):
         ledger.reserve(registered.id, cost, key=f"like it, {number}")
-    accountant = accounting.RdpAccountant([order for order in ORDERS if order.is_integer()])
+    accountant = accounting.RdpAccountant(CHARGED_ORDERS)
     accountant.compose(event(mechanism), 10)
     assert spent(ledger) == pytest.approx(accountant.get_epsilon(1e-4), rel=1e-6)
     # Above the tighter accountant of the whole, below the sum that epsilons would make.

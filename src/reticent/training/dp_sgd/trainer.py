@@ -231,19 +231,21 @@ class Trainer:
             for kept, now in zip(self.average, self.engine.parameters, strict=True):
                 kept.lerp_(now, 1 - decay)
 
-    def finish(self, delta: float) -> PrivatelyTrained:
-        """Take the taps out, put the averaged weights in; the model and what it cost.
-
-        The cost is that of the steps planned, done or not.
-        """
+    def finished(self) -> nn.Module:
+        """The model in evaluation mode: taps out, averaged weights in."""
         self.engine.detach()
         with torch.no_grad():
             for kept, now in zip(self.average, self.engine.parameters, strict=True):
                 now.copy_(kept)
                 now.grad = None
+        return self.model.eval()
+
+    def finish(self, delta: float) -> PrivatelyTrained:
+        """The finished model and what it cost: that of the steps planned, done or not."""
+        model = self.finished()
         spent = epsilon(self.mechanism, delta)
         return PrivatelyTrained(
-            model=self.model.eval(),
+            model=model,
             mechanism=self.mechanism,
             epsilon=spent,
             delta=delta,
