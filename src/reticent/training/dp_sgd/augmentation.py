@@ -90,11 +90,11 @@ class Views:
         transform = self.transform
         if transform is None:
             return records
-        made = []
+        made, generator = [], torch.default_generator
         with torch.random.fork_rng(devices=[]):
             for record in records:
                 content = record.flatten().view(torch.uint8).numpy()
-                torch.manual_seed(zlib.crc32(content, (self._key + step) % 2**32))
+                generator.manual_seed(zlib.crc32(content, (self._key + step) % 2**32))
                 copies = record.expand(self.multiplicity, *record.shape)
                 views = transform(copies.clone())
                 if views.shape != copies.shape or views.dtype != copies.dtype:
