@@ -85,6 +85,28 @@ def test_a_run_is_charged_what_it_claims(tmp_path: Path) -> None:
     assert ledger.charge(made.charge).state == "committed"
 
 
+def test_numbers_are_learned_and_paid_for_as_classes_are(tmp_path: Path) -> None:
+    """Targets (n,) or (n, k), squared error; the digests are those of the numbers."""
+    x, _ = records()
+    slope = torch.tensor([0.5, -0.25, 0.0, 0.1])
+    ledger = Ledger.create(tmp_path / "ledger.db")
+    for name, y in (("one", x @ slope), ("two", torch.stack([x @ slope, x[:, 1]], dim=1))):
+        ledger.grant(name, digests(x, y), cap=Cap(epsilon=9.0, delta=1e-4))
+        plan = Plan(steps=40, expected_batch=100, learning_rate=0.2)
+        made = train_charged(
+            nn.Linear(4, y.shape[1] if y.dim() > 1 else 1), x, y, epsilon=8.0, delta=1e-5,
+            ledger=ledger, dataset=name, key=name, plan=plan,
+        )  # fmt: skip
+        with torch.no_grad():
+            error = (made.trained.model(x).view(y.shape) - y).square().mean()
+        assert float(error) < 0.2 * float(y.var())
+        with pytest.raises(EvidenceError, match="got others"):
+            train_charged(
+                nn.Linear(4, 1), x, y + 1, epsilon=0.1, delta=1e-5, ledger=ledger, dataset=name,
+                key="other labels", plan=plan,
+            )  # fmt: skip
+
+
 def test_over_the_cap_nothing_is_trained_or_charged(tmp_path: Path) -> None:
     ledger = granted(tmp_path, epsilon=3.0)
     bought(ledger, "first")

@@ -328,7 +328,7 @@ def train_dp(
 def default_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy for class labels, squared error for numbers; shape (B,)."""
     if targets.is_floating_point():
-        return (outputs.view(targets.shape) - targets).square().flatten(1).mean(1)
+        return (outputs.view(targets.shape) - targets).square().view(len(targets), -1).mean(1)
     made: Any = nn.functional.cross_entropy(
         outputs.flatten(0, -2), targets.flatten(), reduction="none"
     )
