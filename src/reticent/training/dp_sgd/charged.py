@@ -191,8 +191,9 @@ def admitted(
     ledger: Ledger,
     dataset: str,
     granted: Sequence[Sequence[str]] | None,
-    users: NDArray[Any] | None,
-    records_per_user: int,
+    users: NDArray[Any] | None = None,
+    records_per_user: int = 1,
+    relation: str = RELATION,
 ) -> Dataset:
     """The registered data set that pays for these records; raises as `train_charged` does."""
     if len(inputs) != len(targets) or not len(inputs):
@@ -207,7 +208,7 @@ def admitted(
         )
     units = digests(inputs, targets, users)
     unit = "record" if users is None else "user"
-    return _registered(ledger, dataset, units, granted or units, unit=unit)
+    return _registered(ledger, dataset, units, granted or units, unit=unit, relation=relation)
 
 
 def bounded(
@@ -302,11 +303,12 @@ def _registered(
     granted: Sequence[Sequence[str]],
     *,
     unit: str,
+    relation: str,
 ) -> Dataset:
     found = ledger.dataset(name)
-    if found.unit != unit or found.relation != RELATION:
+    if found.unit != unit or found.relation != relation:
         raise ConfigError(
-            f"Expected a budget with unit={unit!r} and relation={RELATION!r}, got "
+            f"Expected a budget with unit={unit!r} and {relation=}, got "
             f"unit={found.unit!r}, relation={found.relation!r} of dataset={name!r}."
         )
     known = {token for each in granted for token in each}
