@@ -93,7 +93,7 @@ class Views:
         made, generator = [], torch.default_generator
         with torch.random.fork_rng(devices=[]):
             for record in records:
-                content = record.flatten().view(torch.uint8).numpy()
+                content = record.detach().flatten().view(torch.uint8).numpy()
                 generator.manual_seed(zlib.crc32(content, (self._key + step) % 2**32))
                 copies = record.expand(self.multiplicity, *record.shape)
                 views = transform(copies.clone())

@@ -44,8 +44,12 @@ class Runs:
     shape: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (1 < self.mean <= 1000 and self.shape >= 0):
-            raise ConfigError(f"Expected 1 < mean <= 1000 runs and shape >= 0, got {self}.")
+        # Within these, no probability that matters is lost to float64.
+        if not (1.001 <= self.mean <= 200 and (0 <= self.shape <= 100 or self.shape == math.inf)):
+            raise ConfigError(
+                "Expected from 1.001 to 200 runs on average, and shape from 0 to 100 or infinite, "
+                f"got mean={self.mean}, shape={self.shape}."
+            )
 
     def draw(self, source: SecureRandom) -> int:
         """A number of runs. It must stay secret: who knows it knows how much was given away."""
@@ -73,8 +77,9 @@ class Runs:
                 count += 1
                 probability *= self.mean / count
         gamma, shape = self.gamma, self.shape
-        # A logarithm where shape is zero: the limit of (gamma^-shape - 1) / shape.
-        whole = math.log(1 / gamma) if shape == 0 else (gamma**-shape - 1) / shape
+        # (gamma^-shape - 1) / shape, and its limit.
+        whole = -math.log(gamma)
+        whole = math.expm1(shape * whole) / shape if shape else whole
         count, probability = 1, (1 - gamma) / whole
         while True:
             yield count, probability
