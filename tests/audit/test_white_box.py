@@ -68,8 +68,11 @@ def mixed() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("rule", [Flat(clip_norm=0.5), Automatic(), PerLayer()])
-def test_the_engine_passes_its_gate(rule: Clipping) -> None:
+@pytest.mark.parametrize(
+    ("rule", "multiplicity"),
+    [(Flat(clip_norm=0.5), 1), (Automatic(), 1), (PerLayer(), 1), (Flat(clip_norm=0.5), 3)],
+)
+def test_the_engine_passes_its_gate(rule: Clipping, multiplicity: int) -> None:
     """The real trainer with its secure generators; a false alarm has a chance of 1 in 10^6."""
     pytest.importorskip("dp_accounting")
     task = reticent.load("digits", public="digit")
@@ -79,6 +82,9 @@ def test_the_engine_passes_its_gate(rule: Clipping) -> None:
             plan=Plan(steps=30, expected_batch=50, chunk=64),
             probability=0.125,
             clipping=rule,
+            augment="flip and shift" if multiplicity > 1 else None,
+            multiplicity=multiplicity,
+            shape=(1, 8, 8),
         ),
         model=mixed(),
         inputs=torch.from_numpy(task.x[:100]).view(-1, 1, 8, 8),

@@ -52,6 +52,21 @@ def test_a_budget_from_grant_to_receipt(folder: Path, capsys: pytest.CaptureFixt
     assert ask(capsys, "verify", "--receipt", sound["receipt"])[0] == 0
 
 
+def test_a_budget_states_its_relation_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = folder / "people.csv"
+    code, made = ask(capsys, "grant", people, *TERMS, "--relation", "zero-out")
+    assert code == 0
+    relation = made["dataset"]["relation"]  # type: ignore[index]
+    assert relation == "replace one by nothing, in its place"
+    # Records don't get a second budget by another relation.
+    assert call(app, ["budget", "grant", str(people), *TERMS]) == 2
+    assert call(app, ["budget", "show", "--relation", "zero-out"]) == 2
+    per_user = ["--user", "id", "--relation", "zero-out"]
+    assert call(app, ["budget", "grant", str(people), *TERMS, *per_user]) == 2
+
+
 def test_text_is_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(app, ["budget", "grant", str(folder / "people.csv"), *TERMS]) == 0
     assert "people: 3 records" in capsys.readouterr().out

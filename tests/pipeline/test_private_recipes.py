@@ -181,6 +181,26 @@ def test_batch_normalisation_gives_way_to_group_normalisation(tmp_path: Path) ->
     assert "BatchNorm2d" not in kinds
 
 
+def test_a_recipe_shows_images_as_views_for_the_same_cost() -> None:
+    record = recipe_of(Path("digits"), ledger="none", low=0.0, high=1.0).to_dict()
+    record["task"] = {"data": "digits", "regime": "known"}
+    record["model"] = {"name": "convnet2d", "options": {"widths": [4], "hidden": [8]}}
+    record["train"]["private"]["steps"] = 2
+    plain = trained(Recipe.from_dict(record))
+    record["train"]["private"] |= {"augment": "shift", "augmentations": 3}
+    assert trained(Recipe.from_dict(record)).private.mechanism == plain.private.mechanism
+    del record["train"]["private"]["augment"]
+    with pytest.raises(ConfigError, match="augment"):
+        Recipe.from_dict(record)
+
+
+def test_views_of_records_that_are_no_images_are_refused(data: Path, tmp_path: Path) -> None:
+    ledger = granted(tmp_path, recipe_of(data))
+    with pytest.raises(ConfigError, match="images"):
+        trained(recipe_of(data, ledger=str(ledger), augment="flip", augmentations=4))
+    assert spent(ledger) == 0
+
+
 @pytest.mark.slow
 def test_users_pay_as_users(data: Path, tmp_path: Path) -> None:
     ledger = granted(tmp_path, recipe_of(data, unit="user"))
@@ -342,6 +362,62 @@ def test_two_regimes_are_one_private_training(data: Path) -> None:
     record["audit"]["quick"] = False
     recipe = Recipe.from_dict(record)
     assert by_regime(recipe, load_task(recipe)) == {"known": ["mark"]}
+
+
+def regression(folder: Path, **private: Any) -> Recipe:
+    """400 records of 40 users whose label is linear in two coordinates, between 20 and 80."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(1, 5, (400, 4)).astype(np.float32)
+    public = (50 + 6 * (x[:, 0] - 3) - 4 * (x[:, 1] - 3)).astype(np.float32)
+    users = np.arange(400) % 40
+    path = folder / "dose.npz"
+    np.savez(path, x=x, public=public, mark=users % 3, user=users)
+    given = {"label_low": 20.0, "label_high": 80.0, "epsilon": 8.0, "learning_rate": 0.3}
+    return recipe_of(path, **{**given, **private})
+
+
+@pytest.mark.slow
+def test_a_regression_is_paid_for_attacked_and_served(tmp_path: Path) -> None:
+    ledger = granted(tmp_path, regression(tmp_path), epsilon=9.0)
+    recipe = regression(tmp_path, ledger=str(ledger))
+    made = run(recipe, tmp_path / "dose", report=lambda text: None)
+    (claim,) = made.scorecard.pillars[Pillar.TRAINING_DATA].guarantees
+    assert made.scorecard.status(claim) is Status.CONSISTENT
+    assert made.scorecard.utility.metric == "R2"
+    assert made.scorecard.utility.protected > 0.7
+    assert 0 < spent(ledger) <= 8.0
+    client, server = local_pair(made.bundle.folder)
+    task = load_task(recipe)
+    got = client.decode(server.answer(client.encode(task.x[:50])))
+    assert float(np.corrcoef(got, task.public[:50])[0, 1]) > 0.8
+
+
+def test_nothing_of_a_regression_is_laid_on_its_labels(tmp_path: Path) -> None:
+    """The output's unit and the levels of answers come from the public range."""
+    stage = trained(regression(tmp_path, ledger="none", steps=2))
+    unit = stage.model.get_submodule("output.1")
+    assert (float(unit.offset), float(unit.scale)) == (50.0, 30.0)
+    values = stage.answers.values
+    assert values is not None
+    assert 20 < values[0] < 25
+    assert 75 < values[-1] < 80
+
+
+def test_a_regression_needs_its_labels_range_and_classes_have_none(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="label_low"):
+        trained(regression(tmp_path, ledger="none", label_low=None, label_high=None))
+    with pytest.raises(ConfigError, match="label_low"):
+        trained(recipe_of(data, ledger="none", label_low=0.0, label_high=1.0))
+    record = regression(tmp_path, ledger=str(granted(tmp_path, regression(tmp_path)))).to_dict()
+    record["audit"]["attacks"] = ["membership"]
+    with pytest.raises(ConfigError, match="class probabilities"):
+        trained(Recipe.from_dict(record))
+    assert spent(tmp_path / "budget.db") == 0
+    for wrong in ({"label_low": None}, {"label_low": 90.0}):
+        with pytest.raises(ConfigError, match="label_low"):
+            regression(tmp_path, **wrong)
 
 
 def test_a_grant_by_recipe_is_one_by_content(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from reticent.attacks.finding import Finding
@@ -31,6 +32,7 @@ from reticent.audit.white_box_checks import Check, checks
 from reticent.errors import ConfigError
 from reticent.guarantee import DifferentialPrivacy, Guarantee, Pillar
 from reticent.training.dp_sgd.accountant import Mechanism, epsilon
+from reticent.training.dp_sgd.augmentation import NAMED, Transform
 from reticent.training.dp_sgd.clipping import Clipping
 from reticent.training.dp_sgd.sampling import PoissonSampling
 from reticent.training.dp_sgd.trainer import INSIDER, PerExampleLoss, Plan, Trainer
@@ -190,10 +192,14 @@ def private_run(
     plan: Plan,
     probability: float,
     clipping: Clipping | None = None,
+    augment: Transform | str | None = None,
+    multiplicity: int = 1,
+    shape: tuple[int, ...] = (),
     seed: int | None = None,
 ) -> Make:
     """The package's own `Trainer`, for `audit_training`: each record drawn with `probability`.
 
+    `shape` is a record's, which `augment` needs: the audit hands out flat, numbered records.
     Without `seed` noise and draws come from the secure generators, as in a run for people.
     """
     rate = max(1, round(probability * 2**32)) / 2**32
@@ -208,10 +214,23 @@ def private_run(
             plan=plan,
             sampling=PoissonSampling(examples=len(inputs), probability=rate, capacity=len(inputs)),
             clipping=clipping,
+            augment=None if augment is None else _of_numbered(augment, shape),
+            multiplicity=multiplicity,
             seed=seed,
         )
 
     return make
+
+
+def _of_numbered(augment: Transform | str, shape: tuple[int, ...]) -> Transform:
+    """`augment` behind a record's number: (K, 1 + d) to the same, the numbers unchanged."""
+    transform = NAMED[augment] if isinstance(augment, str) else augment
+
+    def views(copies: Tensor) -> Tensor:
+        values = transform(copies[:, 1:].reshape(-1, *shape))
+        return torch.cat([copies[:, :1], values.flatten(1)], dim=1)
+
+    return views
 
 
 def accounted(mechanism: Mechanism, delta: float | None) -> Guarantee:

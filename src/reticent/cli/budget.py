@@ -36,10 +36,19 @@ class Unit(StrEnum):
     USER = "user"
 
 
+class Relation(StrEnum):
+    """How neighbouring data sets differ in one unit."""
+
+    ADD_OR_REMOVE = "add-or-remove"
+    ZERO_OUT = "zero-out"
+
+
 # Which options go with which action; any other is a mistake that must not pass in silence.
 _OPTIONS = {
     Action.SHOW: {"data"},
-    Action.GRANT: {"data", "epsilon", "delta", "direct_delta", "name", "unit", "user", "key"},
+    Action.GRANT: {
+        *("data", "epsilon", "delta", "direct_delta", "name", "unit", "user", "key", "relation")
+    },
     Action.HISTORY: {"data"},
     Action.VERIFY: {"receipt", "public", "key", "certificate"},
 }
@@ -73,6 +82,13 @@ def budget(
     name: Annotated[str | None, typer.Option(help="grant: what to call the data set.")] = None,
     unit: Annotated[Unit | None, typer.Option(help="grant: whom the cap protects.")] = None,
     user: Annotated[str | None, typer.Option(help="grant: the column of user ids.")] = None,
+    relation: Annotated[
+        Relation | None,
+        typer.Option(
+            help="grant: neighbours add or remove one (default), or, for training in order only, "
+            "replace one by nothing in its place."
+        ),
+    ] = None,
     receipt: Annotated[
         list[str] | None,
         typer.Option(help="verify: POSITION:HASH of an entry it must have; repeatable."),
@@ -93,6 +109,7 @@ def budget(
         "name": name,
         "unit": unit,
         "user": user,
+        "relation": relation,
         "key": key,
         "receipt": receipt or None,
         "public": public,
@@ -139,8 +156,10 @@ def _grant(session: Session, path: Path, given: dict[str, Any]) -> None:
         name = given["name"] or name
     else:
         digests = file_digests(source, user=given["user"])
+    if given["relation"] is Relation.ZERO_OUT and kind == "user":
+        raise ConfigError("Expected --relation zero-out per record, got unit='user'.")
     ledger = Ledger.create(path, key=given["key"])
-    made = ledger.grant(name, digests, cap=cap, unit=kind)
+    made = ledger.grant(name, digests, cap=cap, unit=kind, **_relation(given["relation"]))
     balances = ledger.balances(made.id)
     record = {
         "ledger": path,
@@ -149,6 +168,15 @@ def _grant(session: Session, path: Path, given: dict[str, Any]) -> None:
         "blocks": [_record(item) for item in balances],
     }
     session.result(record, lambda: _table(f"{made.name}: {made.size} {made.unit}s", balances))
+
+
+def _relation(given: Relation | None) -> dict[str, str]:
+    """The relation as the ledger writes it; its own default where nothing is said."""
+    if given is not Relation.ZERO_OUT:
+        return {}
+    from reticent.training.dp_sgd.correlated import RELATION
+
+    return {"relation": RELATION}
 
 
 def _show(session: Session, path: Path, given: dict[str, Any]) -> None:

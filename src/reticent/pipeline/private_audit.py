@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reticent.attacks.finding import Finding
 from reticent.audit.scorecard import Scorecard, by_pillar
 from reticent.audit.white_box import audit_training, private_run
 from reticent.guarantee import Guarantee
-from reticent.pipeline.private_training import clipping_of, mechanism_of, plan_of
-from reticent.pipeline.recipe import Recipe
+from reticent.pipeline.private_training import clipping_of, losses_of, mechanism_of, plan_of
+from reticent.pipeline.recipe import PrivateTable, Recipe
 from reticent.pipeline.stage import Report, Stage
-from reticent.training.dp_sgd.trainer import default_losses
 
 _CANARIES = 1000
 _RECORDS = 500
@@ -68,16 +67,27 @@ def audit_private_training(
             plan=plan,
             probability=probability,
             clipping=clipping_of(private),
+            augment=private.augment,
+            multiplicity=private.augmentations,
+            shape=shape,
         ),
         model=copy.deepcopy(model),
         inputs=private.low + (private.high - private.low) * drawn,
-        targets=torch.randint(outputs, (_RECORDS,), generator=generator),
-        losses=default_losses,
+        targets=_labels(private, outputs, generator),
+        losses=losses_of(private),
         claim=stated[0],
         canaries=_CANARIES,
         seed=recipe.seed,
     )
     return list(result.findings())
+
+
+def _labels(private: PrivateTable, outputs: int, generator: torch.Generator) -> Tensor:
+    """Labels of random records: a class each, or a number in the labels' public range."""
+    if private.label_span is None:
+        return torch.randint(outputs, (_RECORDS,), generator=generator)
+    low, high = private.label_span
+    return low + (high - low) * torch.rand(_RECORDS, generator=generator)
 
 
 def with_findings(card: Scorecard, found: Sequence[Finding]) -> Scorecard:

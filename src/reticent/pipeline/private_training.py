@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reticent.data.task import Kind, Records, Task
 from reticent.errors import ConfigError, DataError, UnsupportedError
 from reticent.guarantee import Guarantee
-from reticent.models.networks import Standardise
+from reticent.models.networks import Rescale, Standardise
 from reticent.pipeline.recipe import PrivateTable, Recipe, load_recipe
 from reticent.privacy.certificate import Entry, certify
 from reticent.privacy.ledger import Ledger
@@ -25,6 +25,7 @@ from reticent.training.dp_sgd.clipping import Automatic, Clipping, Flat, PerLaye
 from reticent.training.dp_sgd.keystream import KeyStream
 from reticent.training.dp_sgd.sampling import bound_contributions
 from reticent.training.dp_sgd.trainer import (
+    PerExampleLoss,
     Plan,
     PrivatelyTrained,
     calibrated,
@@ -94,6 +95,12 @@ def fit_private(model: nn.Module, recipe: Recipe, task: Task, train: Records, ru
     private = recipe.train.private
     assert private is not None
     _check(task, train, private, recipe.task.unit)
+    if task.kind is Kind.REGRESSION and recipe.audit.attacks:
+        # Found out later, after the charge, by the audit itself.
+        raise ConfigError(
+            f"Expected no [audit] attacks for a regression, got {list(recipe.audit.attacks)}: they "
+            "read class probabilities. Remove them; the attack from inside runs all the same."
+        )
     with torch.no_grad():
         _fix_range(model, private)
     x, y = _tensors(train.x, train.public)
@@ -122,8 +129,11 @@ def fit_private(model: nn.Module, recipe: Recipe, task: Task, train: Records, ru
             granted=task_units(task, recipe.task.unit),
             users=users,
             records_per_user=private.records_per_user,
+            losses=losses_of(private),
             plan=plan_of(private),
             clipping=clipping_of(private),
+            augment=private.augment,
+            multiplicity=private.augmentations,
         )
     finally:
         ledger.close()
@@ -172,6 +182,18 @@ def clipping_of(private: PrivateTable) -> Clipping:
     return made
 
 
+def losses_of(private: PrivateTable) -> PerExampleLoss:
+    """Cross-entropy for classes; for numbers the squared error in units of half their range.
+
+    In the labels' own unit the gradients' lengths, and so what clipping does, would depend on it.
+    """
+    if private.label_span is None:
+        return default_losses
+    low, high = private.label_span
+    unit = (high - low) / 2
+    return lambda outputs, targets: default_losses(outputs / unit, targets / unit)
+
+
 def mechanism_of(private: PrivateTable, n: int) -> Mechanism:
     """What a run on `n` records does to them: public, like all it depends on."""
     return calibrated(
@@ -194,11 +216,13 @@ def _uncharged(
         model,
         x,
         y,
-        losses=default_losses,
+        losses=losses_of(private),
         epsilon=private.epsilon,
         delta=private.delta,
         plan=plan_of(private),
         clipping=clipping_of(private),
+        augment=private.augment,
+        multiplicity=private.augmentations,
         records_per_user=private.records_per_user,
     )
     trained = trained if users is None else of_users(trained)
@@ -213,9 +237,14 @@ def _made(trained: PrivatelyTrained) -> Private:
 
 
 def _check(task: Task, train: Records, private: PrivateTable, unit: str) -> None:
-    if task.kind is not Kind.CLASSIFICATION:
+    if task.kind is Kind.ANOMALY:
         raise UnsupportedError(
-            f"Not yet: [train.private] trains classifiers, the task is {task.kind.value}."
+            "Not yet: [train.private] trains classifiers and regressions, the task is anomaly."
+        )
+    if (task.kind is Kind.REGRESSION) != (private.label_span is not None):
+        raise ConfigError(
+            "Expected train.private.label_low and label_high, the labels' public range, for a "
+            f"regression and for nothing else, got {private.label_span} for {task.kind.value}."
         )
     if private.expected_batch > len(train):
         raise ConfigError(
@@ -232,7 +261,12 @@ def _fix_range(model: nn.Module, private: PrivateTable) -> None:
         if isinstance(module, Standardise):
             module.mean.fill_((private.low + private.high) / 2)
             module.std.fill_((private.high - private.low) / 2)
+        if isinstance(module, Rescale) and private.label_span is not None:
+            low, high = private.label_span
+            module.offset.fill_((low + high) / 2)
+            module.scale.fill_((high - low) / 2)
 
 
 def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(x), torch.from_numpy(y).long()
+    labels = torch.from_numpy(y)
+    return torch.from_numpy(x), labels if labels.is_floating_point() else labels.long()

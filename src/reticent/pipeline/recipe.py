@@ -166,6 +166,8 @@ class PrivateTable(_Table):
     `epsilon` and `delta` hold for each record of the training part, or each user with [task]
     unit = "user", of whom at most `records_per_user` records are used. `low` and `high` are the
     public range of the inputs, which takes the place of a standardisation fitted to the data.
+    For a regression `label_low` and `label_high`, public too, do so for the labels.
+    Images may be seen as `augmentations` random views by `augment`: their mean gradient is clipped.
     `ledger` is a path (default: the user's own), or "none", which charges nobody and says so;
     `dataset` the name that the records were granted their budget under (default: the task's),
     `key` what the run is called in the ledger, where it runs once.
@@ -181,12 +183,23 @@ class PrivateTable(_Table):
     averaging: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     clipping: Literal["flat", "per_layer", "automatic"] = "flat"
     clipping_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    augment: Literal["flip", "shift", "flip and shift"] | None = None
+    augmentations: Annotated[int, Field(ge=1, le=1000)] = 1
     records_per_user: Annotated[int, Field(ge=1, le=10_000)] = 1
     low: Annotated[float, Field(allow_inf_nan=False)] = -1.0
     high: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    label_low: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    label_high: Annotated[float, Field(allow_inf_nan=False)] | None = None
     ledger: Text | None = None
     dataset: Text | None = None
     key: Text | None = None
+
+    @property
+    def label_span(self) -> tuple[float, float] | None:
+        """The labels' public range; None for classes."""
+        if self.label_low is None or self.label_high is None:
+            return None
+        return self.label_low, self.label_high
 
 
 class TrainTable(_Table):
@@ -424,6 +437,19 @@ def _check_training(recipe: Recipe) -> None:
             _refuse("train", key, getattr(recipe.train, key), expected, "Remove it.")
     if not private.low < private.high:
         _refuse("train", "private", private.low, "low < high", "Give the inputs' public range.")
+    given = (private.label_low, private.label_high)
+    span = private.label_span
+    if given != (None, None) and (span is None or not span[0] < span[1]):
+        expected = "label_low < label_high, both or neither"
+        _refuse("train", "private", list(given), expected, "Give the labels' public range.")
+    if private.augmentations > 1 and private.augment is None:
+        _refuse(
+            "train",
+            "private",
+            private.augmentations,
+            "augment where augmentations are above 1",
+            'Say how images are changed: augment = "shift".',
+        )
     if private.records_per_user > 1 and recipe.task.unit != "user":
         expected = '1 with [task] unit = "record"'
         remedy = 'Remove it, or set [task] unit = "user".'

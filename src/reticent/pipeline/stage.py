@@ -199,7 +199,7 @@ def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> St
         return restored(recipe, task, regime, Path(recipe.model.checkpoint))
     parts = parts_of(recipe, task, regime)
     train, validation = task.take(parts.train), task.take(parts.validation)
-    answers = answers_of(task, parts, recipe.task.options.get("levels"))
+    answers = _answers(recipe, task, parts)
     name = recipe.model.name
     network = default_network(task.x.shape[1:]) if name == "auto" else name
     torch.manual_seed(recipe.seed)
@@ -271,16 +271,32 @@ def parts_of(recipe: Recipe, task: Task, regime: Regime) -> Partition:
     return partition(task, regime=regime, seed=recipe.seed, certify=share)
 
 
-def answers_of(task: Task, parts: Partition, levels: int | None = None) -> Answers:
-    """The answers of a service for `task`: regression levels are laid on the training rows."""
-    return Answers.of(task.kind, task.public[parts.train], classes=task.classes, levels=levels)
+def answers_of(
+    task: Task,
+    parts: Partition,
+    levels: int | None = None,
+    *,
+    span: tuple[float, float] | None = None,
+) -> Answers:
+    """The answers of a service for `task`: regression levels are laid on the training rows.
+
+    With `span`, the labels' public range, they are laid on that, and no row is read for them.
+    """
+    labels = task.public[parts.train] if span is None else np.linspace(*span, 1001)
+    return Answers.of(task.kind, labels, classes=task.classes, levels=levels)
+
+
+def _answers(recipe: Recipe, task: Task, parts: Partition) -> Answers:
+    private = recipe.train.private
+    span = None if private is None else private.label_span
+    return answers_of(task, parts, recipe.task.options.get("levels"), span=span)
 
 
 def restored(recipe: Recipe, task: Task, regime: Regime, folder: Path) -> Stage:
     """The stage of a model that was trained before; refused when it doesn't fit the task."""
     parts = parts_of(recipe, task, regime)
     model, card = checkpoint.load(folder)
-    answers = answers_of(task, parts, recipe.task.options.get("levels"))
+    answers = _answers(recipe, task, parts)
     if card.shape != task.x.shape[1:] or card.outputs != answers.outputs:
         raise ConfigError(
             f"The checkpoint takes records of shape={card.shape} and gives {card.outputs} outputs; "

@@ -158,7 +158,7 @@ def parse_training(text: str, *, size: int) -> TrainingRecipe:
 def training_of(recipe: Recipe, size: int, held_out: int) -> TrainingRecipe:
     """How `reticent train` trains: AdamW with a cosine, keeping the best validation epoch.
 
-    With [train.private]: as that says, but for its averaging.
+    With [train.private]: as that says, but for its averaging and its views.
     """
     train, private = recipe.train, recipe.train.private
     if private is not None:

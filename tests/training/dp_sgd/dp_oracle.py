@@ -41,16 +41,20 @@ def assert_exact(
     loss: Loss = squares,
     strategy: str | None = None,
     tolerance: float = 1e-5,
+    copies: int = 1,
 ) -> None:
-    """The engine's norms, per-layer norms and clipped sum equal the slow way's."""
-    slow = slow_gradients(model, inputs, loss)
+    """The engine's norms, per-layer norms and clipped sum equal the slow way's.
+
+    Every `copies` rows are one example: the slow way averages their gradients, then takes norms.
+    """
+    slow = [g.unflatten(0, (-1, copies)).mean(1) for g in slow_gradients(model, inputs, loss)]
     engine = Engine(model)
     if strategy is not None:
         engine.tuner.choose = lambda key, names, trial: (  # type: ignore[method-assign]
             strategy if strategy in names else names[0]
         )
     with engine.recording(len(inputs[0])):
-        batch = engine.backward(loss(model(*inputs)))
+        batch = engine.backward(loss(model(*inputs)), copies=copies)
     norms = batch.squared_norms(engine.groups()).sqrt()[0]
     layers = batch.squared_norms(engine.groups(per_layer=True)).sqrt()
     exact_layers = torch.stack([g.flatten(1).norm(dim=1) for g in slow])

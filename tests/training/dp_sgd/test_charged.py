@@ -19,11 +19,12 @@ from reticent.errors import (
     EvidenceError,
     UnsupportedError,
 )
-from reticent.privacy.ledger import ORDERS, Cap, Ledger
+from reticent.privacy.ledger import Cap, Ledger
 from reticent.privacy.ledger.files import file_digests
-from reticent.training.dp_sgd.accountant import epsilon, event
+from reticent.training.dp_sgd.accountant import epsilon, event, renyi_curve
 from reticent.training.dp_sgd.charged import (
     APPROXIMATE,
+    CHARGED_ORDERS,
     RENYI,
     bounded_size,
     costs,
@@ -82,6 +83,28 @@ def test_a_run_is_charged_what_it_claims(tmp_path: Path) -> None:
     # The charge is epsilon = 2 at delta = 1e-5, read off at the cap's larger delta.
     assert 1.5 < spent(ledger) <= 2.0
     assert ledger.charge(made.charge).state == "committed"
+
+
+def test_numbers_are_learned_and_paid_for_as_classes_are(tmp_path: Path) -> None:
+    """Targets (n,) or (n, k), squared error; the digests are those of the numbers."""
+    x, _ = records()
+    slope = torch.tensor([0.5, -0.25, 0.0, 0.1])
+    ledger = Ledger.create(tmp_path / "ledger.db")
+    for name, y in (("one", x @ slope), ("two", torch.stack([x @ slope, x[:, 1]], dim=1))):
+        ledger.grant(name, digests(x, y), cap=Cap(epsilon=9.0, delta=1e-4))
+        plan = Plan(steps=40, expected_batch=100, learning_rate=0.2)
+        made = train_charged(
+            nn.Linear(4, y.shape[1] if y.dim() > 1 else 1), x, y, epsilon=8.0, delta=1e-5,
+            ledger=ledger, dataset=name, key=name, plan=plan,
+        )  # fmt: skip
+        with torch.no_grad():
+            error = (made.trained.model(x).view(y.shape) - y).square().mean()
+        assert float(error) < 0.2 * float(y.var())
+        with pytest.raises(EvidenceError, match="got others"):
+            train_charged(
+                nn.Linear(4, 1), x, y + 1, epsilon=0.1, delta=1e-5, ledger=ledger, dataset=name,
+                key="other labels", plan=plan,
+            )  # fmt: skip
 
 
 def test_over_the_cap_nothing_is_trained_or_charged(tmp_path: Path) -> None:
@@ -159,12 +182,12 @@ def test_runs_are_charged_their_renyi_curves_which_compose(tmp_path: Path) -> No
     made = bought(ledger, "first", epsilon=0.5)
     assert made.charged_as == RENYI
     mechanism = made.trained.mechanism
-    (cost, form), second = costs(mechanism, 0.5, 1e-5)
+    (cost, form), second = costs(renyi_curve(mechanism, CHARGED_ORDERS), 0.5, 1e-5)
     assert (form, second[1]) == (RENYI, APPROXIMATE)
     assert ledger.charge(made.charge).cost == cost
     for number in range(9):
         ledger.reserve(registered.id, cost, key=f"like it, {number}")
-    accountant = accounting.RdpAccountant([order for order in ORDERS if order.is_integer()])
+    accountant = accounting.RdpAccountant(CHARGED_ORDERS)
     accountant.compose(event(mechanism), 10)
     assert spent(ledger) == pytest.approx(accountant.get_epsilon(1e-4), rel=1e-6)
     # Above the tighter accountant of the whole, below the sum that epsilons would make.

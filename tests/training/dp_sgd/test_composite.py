@@ -202,3 +202,31 @@ def test_without_batch_norm_keeps_the_rest() -> None:
 def test_batch_norm_in_evaluation_mode_is_exact() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     assert_exact(network, torch.randn(3, 3, 6, 6), loss=squares)
+
+
+@pytest.mark.parametrize("way", ["causal", "cross"])
+@pytest.mark.parametrize("first", [True, False])
+def test_attention_averages_copies(way: str, first: bool) -> None:
+    rows, others = torch.randn(6, 5, 8), torch.randn(6, 4, 8)
+    assert_exact(Attend(way, batch_first=first), rows, others, copies=3)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_recurrent_layers_average_copies(first: bool) -> None:
+    """Also where time is the first axis, and a row's positions don't lie side by side."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.LSTM(4, 3, num_layers=2, batch_first=first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layer(x if first else x.transpose(0, 1))[0]
+            return out if first else out.transpose(0, 1)
+
+    assert_exact(Last(), torch.randn(6, 5, 4), copies=2)
+
+
+def test_modules_without_a_rule_average_copies() -> None:
+    assert_exact(nn.Bilinear(4, 3, 5), torch.randn(6, 4), torch.randn(6, 3), copies=2)
+    assert_exact(nn.ConvTranspose2d(2, 3, 3, stride=2), torch.randn(6, 2, 4, 4), copies=3)

@@ -144,6 +144,51 @@ def test_every_strategy_is_exact(name: str, strategy: str) -> None:
     assert_exact(network, x, strategy=strategy)
 
 
+@pytest.mark.parametrize("strategy", ["gram", "total", "chunked"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_copies_of_an_example_are_averaged_before_they_are_clipped(
+    name: str, strategy: str
+) -> None:
+    network, first = LAYERS[name]()
+    rows = torch.cat([first, LAYERS[name]()[1], LAYERS[name]()[1]])
+    assert_exact(network, rows, strategy=strategy, copies=3)
+
+
+def test_tied_weights_and_modules_without_a_rule_average_copies() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.scale = nn.Embedding(7, 4), Scale()
+            self.out = nn.Linear(4, 7, bias=False)
+            self.out.weight = self.table.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out(self.scale(self.table(ids)).tanh())
+
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.by = nn.Parameter(torch.tensor([1.3]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.by
+
+    assert_exact(Tied(), words(12, 5), copies=4)
+
+
+def test_copies_that_cancel_have_a_small_gradient() -> None:
+    """The mean of two opposite gradients is zero, whatever their norms: no row is clipped."""
+    network = nn.Linear(3, 1, bias=False)
+    engine = Engine(network)
+    rows = torch.randn(1, 3).mul(100).repeat(2, 1)
+    rows[1] *= -1
+    with engine.recording(2):
+        batch = engine.backward(network(rows)[:, 0], copies=2)
+    assert float(batch.squared_norms(engine.groups())) < 1.0
+    with engine.recording(2), pytest.raises(ConfigError, match="copies"):
+        engine.backward(network(rows)[:, 0], copies=3)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     batch=st.integers(1, 4),

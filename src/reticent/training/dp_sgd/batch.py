@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reticent.errors import DataError
+from reticent.training.dp_sgd.copies import merged
 from reticent.training.dp_sgd.terms import Direct, Memo, Term, join, squared_norms
 from reticent.training.dp_sgd.tuning import Tuner
 
@@ -55,6 +56,13 @@ class Batch:
             for part, terms in parts.items():
                 if len(terms) > 1:
                     parts[part] = join(terms, self.tuner)
+
+    def merge(self, copies: int) -> None:
+        """Make one example of every `copies` adjacent rows; call once, after `finish`."""
+        for parts in self._terms.values():
+            for part, terms in parts.items():
+                parts[part] = [merged(term, copies, self.tuner) for term in terms]
+        self.size //= copies
 
     def squared_norms(self, groups: Sequence[Sequence[nn.Parameter]]) -> Tensor:
         """Squared norms of each example's gradient in each group, shape (groups, B).

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -42,7 +42,8 @@ from reticent.privacy.ledger import (
     record_digests,
     user_digests,
 )
-from reticent.training.dp_sgd.accountant import Mechanism, renyi_curve
+from reticent.training.dp_sgd.accountant import renyi_curve
+from reticent.training.dp_sgd.augmentation import Transform, Views
 from reticent.training.dp_sgd.clipping import Clipping
 from reticent.training.dp_sgd.engine import Engine
 from reticent.training.dp_sgd.keystream import KeyStream
@@ -59,6 +60,8 @@ from reticent.training.dp_sgd.trainer import (
 
 RELATION = "add or remove one"
 RENYI, APPROXIMATE = "Renyi curve", "epsilon and delta"
+# Finite sums at whole orders; series between them needn't converge.
+CHARGED_ORDERS = tuple(order for order in ORDERS if order.is_integer())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,8 @@ def train_charged(
     losses: PerExampleLoss = default_losses,
     plan: Plan | None = None,
     clipping: Clipping | None = None,
+    augment: Transform | str | None = None,
+    multiplicity: int = 1,
     analyst: str = "",
     progress: Progress | None = None,
 ) -> Paid:
@@ -100,29 +105,27 @@ def train_charged(
     that `inputs` and `targets` hold, whatever their order, or `digests` of them. Where it was
     granted for more records than are trained on, `granted` holds the digests of all its units; all
     of them pay. With `users` (n,) the unit is the user: each gives at most `records_per_user`
-    records, drawn secretly. `key` names this run: it is charged once and runs once. Raises
-    `BudgetExhaustedError` where the cap would be passed, `EvidenceError` for other records than
-    the registered ones, `ConfigError` for a budget of another unit, or a key that has run,
-    `UnsupportedError` for a module that mixes examples; in all these cases nothing was trained or
-    charged. A network that only its first batch shows to mix them has been charged.
+    records, drawn secretly. `augment` and `multiplicity` are as in `train_dp`. `key` names this
+    run: it is charged once and runs once. Raises `BudgetExhaustedError` where the cap would be
+    passed, `EvidenceError` for other records than the registered ones, `ConfigError` for a budget
+    of another unit, a key that has run, or views that these records can't have, `UnsupportedError`
+    for a module that mixes examples; in all these cases nothing was trained or charged. A network
+    that only its first batch shows to mix them has been charged.
     """
-    if len(inputs) != len(targets) or not len(inputs):
-        raise DataError(
-            f"Expected one target for each input and at least one, got inputs={len(inputs)}, "
-            f"targets={len(targets)}."
-        )
-    if users is None and records_per_user != 1:
-        raise ConfigError(
-            f"Expected users with records_per_user={records_per_user}, got none. Give each "
-            "record's user, or leave it out."
-        )
-    units = digests(inputs, targets, users)
-    registered = _registered(
-        ledger, dataset, units, granted or units, unit="record" if users is None else "user"
+    registered = admitted(
+        inputs,
+        targets,
+        ledger=ledger,
+        dataset=dataset,
+        granted=granted,
+        users=users,
+        records_per_user=records_per_user,
     )
     plan = plan or Plan()
     # What can't be trained is refused before it is paid for.
     Engine(copy.deepcopy(model).train()).detach()
+    views = Views(augment, multiplicity)
+    views.check(tuple(inputs.shape[1:]), inputs.dtype)
     mechanism = calibrated(
         plan,
         len(inputs) if users is None else bounded_size(users, records_per_user),
@@ -130,26 +133,24 @@ def train_charged(
         delta=delta,
         records_per_user=records_per_user,
     )
-    charge, charged_as = _reserve(
+    charge, charged_as = reserve(
         ledger,
         registered.id,
-        mechanism,
-        (epsilon, delta),
+        costs(renyi_curve(mechanism, CHARGED_ORDERS), epsilon, delta),
         key=key,
         analyst=analyst,
         event={
             "mechanism": "dp-sgd",
             "plan": repr(plan),
             "clipping": repr(clipping),
+            "views": [views.name, views.multiplicity],
             "records_per_user": records_per_user,
             "accounted": asdict(mechanism),
         },
     )
     # A charge that has been started before is refused here: a run's output leaves only once.
     ledger.start(charge.id)
-    if users is not None:
-        rows = torch.from_numpy(bound_contributions(users, records_per_user, KeyStream()))
-        inputs, targets = inputs[rows], targets[rows]
+    inputs, targets = bounded(inputs, targets, users, records_per_user)
     trained = train_dp(
         model,
         inputs,
@@ -159,6 +160,8 @@ def train_charged(
         delta=delta,
         plan=plan,
         clipping=clipping,
+        augment=augment,
+        multiplicity=multiplicity,
         records_per_user=records_per_user,
         progress=progress,
     )
@@ -181,21 +184,57 @@ def train_charged(
     )
 
 
-def costs(mechanism: Mechanism, epsilon: float, delta: float) -> Iterator[tuple[Cost, str]]:
-    """What a run may be charged as, the form that composes best first; each alone is a bound."""
-    # Finite sums at whole orders; series between them needn't converge.
-    orders = [order for order in ORDERS if order.is_integer()]
-    curve = renyi_curve(mechanism, orders)
+def admitted(
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    ledger: Ledger,
+    dataset: str,
+    granted: Sequence[Sequence[str]] | None,
+    users: NDArray[Any] | None = None,
+    records_per_user: int = 1,
+    relation: str = RELATION,
+) -> Dataset:
+    """The registered data set that pays for these records; raises as `train_charged` does."""
+    if len(inputs) != len(targets) or not len(inputs):
+        raise DataError(
+            f"Expected one target for each input and at least one, got inputs={len(inputs)}, "
+            f"targets={len(targets)}."
+        )
+    if users is None and records_per_user != 1:
+        raise ConfigError(
+            f"Expected users with records_per_user={records_per_user}, got none. Give each "
+            "record's user, or leave it out."
+        )
+    units = digests(inputs, targets, users)
+    unit = "record" if users is None else "user"
+    return _registered(ledger, dataset, units, granted or units, unit=unit, relation=relation)
+
+
+def bounded(
+    inputs: Tensor, targets: Tensor, users: NDArray[Any] | None, records_per_user: int
+) -> tuple[Tensor, Tensor]:
+    """What is trained on: with users, at most `records_per_user` of each, drawn secretly."""
+    if users is None:
+        return inputs, targets
+    rows = torch.from_numpy(bound_contributions(users, records_per_user, KeyStream()))
+    return inputs[rows], targets[rows]
+
+
+def costs(curve: Sequence[float], epsilon: float, delta: float) -> Iterator[tuple[Cost, str]]:
+    """What a run may be charged as, the form that composes best first; each alone is a bound.
+
+    `curve` is its Renyi curve at `CHARGED_ORDERS`, in nats.
+    """
     if any(math.isfinite(value) for value in curve):
-        yield rdp(orders, curve), RENYI
+        yield rdp(CHARGED_ORDERS, curve), RENYI
     yield approximate_dp(epsilon=epsilon, delta=delta), APPROXIMATE
 
 
-def _reserve(
+def reserve(
     ledger: Ledger,
     dataset: str,
-    mechanism: Mechanism,
-    claim: tuple[float, float],
+    options: Iterable[tuple[Cost, str]],
     *,
     event: dict[str, Any],
     **about: str,
@@ -205,7 +244,7 @@ def _reserve(
     Raises `BudgetExhaustedError` where none is, `ConfigError` for the key of another request.
     """
     refusal: ReticentError | None = None
-    for cost, form in costs(mechanism, *claim):
+    for cost, form in options:
         try:
             told = {**event, "charged_as": form}
             return ledger.reserve(dataset, cost, event=told, **about), form
@@ -264,11 +303,12 @@ def _registered(
     granted: Sequence[Sequence[str]],
     *,
     unit: str,
+    relation: str,
 ) -> Dataset:
     found = ledger.dataset(name)
-    if found.unit != unit or found.relation != RELATION:
+    if found.unit != unit or found.relation != relation:
         raise ConfigError(
-            f"Expected a budget with unit={unit!r} and relation={RELATION!r}, got "
+            f"Expected a budget with unit={unit!r} and {relation=}, got "
             f"unit={found.unit!r}, relation={found.relation!r} of dataset={name!r}."
         )
     known = {token for each in granted for token in each}

@@ -115,6 +115,11 @@ class CorrelatedSums:
         return noisy.float()
 
 
+def calibrated(epsilon: float, delta: float) -> Mechanism:
+    """What `train_ordered` will do for (epsilon, delta): one Gaussian mechanism, all steps."""
+    return calibrate(epsilon, delta, mechanism=Mechanism(noise_multiplier=1.0, steps=1))
+
+
 def train_ordered(
     model: nn.Module,
     inputs: Tensor,
@@ -136,9 +141,8 @@ def train_ordered(
     """
     plan, clipping = plan or OrderedPlan(), clipping or Flat()
     steps = -(-len(inputs) // plan.batch)
-    _check(inputs, targets, plan, clipping, steps)
-    asked = Mechanism(noise_multiplier=1.0, steps=1)
-    mechanism = calibrate(epsilon, delta, mechanism=asked)
+    check_ordered(inputs, targets, plan, clipping)
+    mechanism = calibrated(epsilon, delta)
     made = copy.deepcopy(model).train()
     engine = Engine(made)
     optimiser = torch.optim.SGD(engine.parameters, lr=plan.learning_rate, momentum=plan.momentum)
@@ -202,9 +206,9 @@ def _finished(
     )
 
 
-def _check(
-    inputs: Tensor, targets: Tensor, plan: OrderedPlan, clipping: Clipping, steps: int
-) -> None:
+def check_ordered(inputs: Tensor, targets: Tensor, plan: OrderedPlan, clipping: Clipping) -> None:
+    """Raises what `train_ordered` raises for its arguments, and reads no record."""
+    steps = -(-len(inputs) // plan.batch)
     if len(inputs) != len(targets) or not len(inputs):
         raise DataError(
             f"Expected one target for each input and at least one, got inputs={len(inputs)}, "

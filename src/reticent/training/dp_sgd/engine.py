@@ -129,9 +129,10 @@ class Engine:
         finally:
             self._recorder.batch = None
 
-    def backward(self, losses: Tensor) -> Batch:
-        """Backward pass from one loss per example, shape (B,); returns what was noted.
+    def backward(self, losses: Tensor, *, copies: int = 1) -> Batch:
+        """Backward pass from one loss per row, shape (B,); returns what was noted.
 
+        Every `copies` adjacent rows are one example, whose gradient is that of their mean loss.
         Raises `UnsupportedError` when a parameter was used where no tap saw it.
         """
         batch = self._recorder.batch
@@ -143,7 +144,9 @@ class Engine:
                 f"shape={tuple(losses.shape)}. Use reduction='none', and average over anything "
                 "but the examples."
             )
-        torch.autograd.backward((losses,), (torch.ones_like(losses),))
+        if copies < 1 or batch.size % copies:
+            raise ConfigError(f"Expected copies that divide size={batch.size}, got {copies=}.")
+        torch.autograd.backward((losses,), (torch.full_like(losses, 1 / copies),))
         if any(parameter.grad is not None for parameter in self.parameters):
             unseen = [n for n, p in self.model.named_parameters() if p.grad is not None]
             raise UnsupportedError(
@@ -151,6 +154,8 @@ class Engine:
                 "would be too small. Call the owning module, or wrap the use in a module."
             )
         batch.finish()
+        if copies > 1:
+            batch.merge(copies)
         return batch
 
     def groups(self, per_layer: bool = False) -> Sequence[Sequence[nn.Parameter]]:

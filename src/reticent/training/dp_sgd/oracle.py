@@ -31,25 +31,31 @@ _TOLERANCE = 1e-3
 
 
 def check_first_batch(
-    engine: Engine, losses: Losses, inputs: Sequence[Tensor], *, examples: int = 3
+    engine: Engine,
+    losses: Losses,
+    inputs: Sequence[Tensor],
+    *,
+    examples: int = 3,
+    copies: int = 1,
 ) -> None:
-    """Compare up to `examples` rows of a batch; `losses(*inputs)` has shape (B,).
+    """Compare up to `examples` examples of a batch; `losses(*inputs)` has shape (B,).
 
-    Dropout is off meanwhile. Raises `UnsupportedError`, with the parameters' names, when a norm or
-    a gradient differs by more than a part in 1000, and when the loss of an example depends on who
-    else is in the batch.
+    An example is `copies` adjacent rows, and its loss their mean. Dropout is off meanwhile. Raises
+    `UnsupportedError`, with the parameters' names, when a norm or a gradient differs by more than a
+    part in 1000, and when the loss of an example depends on who else is in the batch.
     """
-    size = len(inputs[0])
+    size = len(inputs[0]) // copies
     rows = sorted({round(k * (size - 1) / max(1, examples - 1)) for k in range(examples)})
     with _without_dropout(engine.model):
-        with engine.recording(size):
+        with engine.recording(size * copies):
             together = losses(*inputs)
-            batch = engine.backward(together)
+            batch = engine.backward(together, copies=copies)
         norms = batch.squared_norms(engine.groups(per_layer=True)).sqrt()
         for row in rows:
-            alone = losses(*(values[row : row + 1] for values in inputs))
-            _check_loss(float(together[row].detach()), float(alone.detach().sum()), row)
-            exact = torch.autograd.grad(alone.sum(), engine.parameters, allow_unused=True)
+            here = slice(row * copies, (row + 1) * copies)
+            alone = losses(*(values[here] for values in inputs)).mean()
+            _check_loss(float(together[here].detach().mean()), float(alone.detach()), row)
+            exact = torch.autograd.grad(alone, engine.parameters, allow_unused=True)
             weights = torch.zeros(size)
             weights[row] = 1.0
             engine.fill(batch, weights)

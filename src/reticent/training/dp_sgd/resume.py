@@ -88,6 +88,7 @@ def _fixed(trainer: Trainer) -> dict[str, Any]:
         "sampling": asdict(trainer.sampling),
         "seed": trainer.seed,
         "clipping": type(trainer.clipping).__name__,
+        "views": [trainer.views.name, trainer.views.multiplicity],
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reticent.errors import BudgetExhaustedError, ConfigError, DataError
 from reticent.guarantee import Adversary, DifferentialPrivacy, Guarantee, Pillar
 from reticent.training.dp_sgd.accountant import Mechanism, calibrate, epsilon
+from reticent.training.dp_sgd.augmentation import Transform, Views
 from reticent.training.dp_sgd.clipping import AdaptiveQuantile, Clipping, Flat
 from reticent.training.dp_sgd.engine import Engine
 from reticent.training.dp_sgd.keystream import KeyStream
@@ -41,9 +42,10 @@ INSIDER = Adversary(
 class Plan:
     """How to train: public constants, fixed before the data are looked at.
 
-    `chunk` is how many examples are held in memory at a time; the logical batch is as large as the
-    coins make it. `averaging` keeps an exponential average of the weights, which is
-    post-processing. With `constant_time` every step runs as many chunks as the largest batch.
+    `chunk` is how many rows, examples or their augmented views, are held in memory at a time; the
+    logical batch is as large as the coins make it. `averaging` keeps an exponential average of the
+    weights, which is post-processing. With `constant_time` every step runs as many chunks as the
+    largest batch.
     """
 
     steps: int = 500
@@ -133,6 +135,8 @@ class Trainer:
         plan: Plan,
         sampling: PoissonSampling,
         clipping: Clipping | None = None,
+        augment: Transform | str | None = None,
+        multiplicity: int = 1,
         records_per_user: int = 1,
         seed: int | None = None,
         tuner: Tuner | None = None,
@@ -146,6 +150,8 @@ class Trainer:
         self.plan, self.sampling = plan, sampling
         self.mechanism = charge(plan, sampling, noise_multiplier, records_per_user)
         self.clipping: Clipping = clipping or Flat()
+        self.views = Views(augment, multiplicity, key=(seed or 0) * 1_000_003)
+        self.views.check(tuple(inputs.shape[1:]), inputs.dtype)
         self.seed, self.steps_done, self._checked = seed, 0, False
         self.words: Words = KeyStream() if seed is None else SeededWords(seed)
         self.noise: Noise = SecureNoise() if seed is None else SeededNoise(seed)
@@ -185,17 +191,22 @@ class Trainer:
     def _sum(self) -> float:
         """Fill the engine's buffer with the clipped sum over the expected batch; the votes."""
         draw = self.sampling.draw(self.words)
-        least = -(-self.sampling.capacity // self.plan.chunk) if self.plan.constant_time else 0
+        copies = self.views.multiplicity
+        size = max(1, self.plan.chunk // copies)
+        least = -(-self.sampling.capacity // size) if self.plan.constant_time else 0
         engine, votes = self.engine, 0.0
         engine.flat.zero_()
-        for index, (rows, kept) in enumerate(draw.chunks(self.plan.chunk, least=least)):
-            picked = torch.from_numpy(rows)
-            x, y, weights = self.inputs[picked], self.targets[picked], torch.from_numpy(kept)
+        for index, (rows, kept) in enumerate(draw.chunks(size, least=least)):
+            picked, weights = torch.from_numpy(rows), torch.from_numpy(kept)
+            x = self.views.of(self.inputs[picked], step=self.steps_done)
+            y = self.targets[picked].repeat_interleave(copies, 0)
             if not self._checked:
                 self._checked = True
-                check_first_batch(engine, lambda a, b: self.losses(self.model(a), b), (x, y))
+                check_first_batch(
+                    engine, lambda a, b: self.losses(self.model(a), b), (x, y), copies=copies
+                )
             with engine.recording(len(x)):
-                batch = engine.backward(self.losses(self.model(x), y))
+                batch = engine.backward(self.losses(self.model(x), y), copies=copies)
             norms = batch.squared_norms(engine.groups(per_layer=self.clipping.per_layer))
             factors = self.clipping.factors(norms).mul_(weights).div_(self.plan.expected_batch)
             engine.fill(batch, factors if self.clipping.per_layer else factors[0], add=index > 0)
@@ -220,19 +231,21 @@ class Trainer:
             for kept, now in zip(self.average, self.engine.parameters, strict=True):
                 kept.lerp_(now, 1 - decay)
 
-    def finish(self, delta: float) -> PrivatelyTrained:
-        """Take the taps out, put the averaged weights in; the model and what it cost.
-
-        The cost is that of the steps planned, done or not.
-        """
+    def finished(self) -> nn.Module:
+        """The model in evaluation mode: taps out, averaged weights in."""
         self.engine.detach()
         with torch.no_grad():
             for kept, now in zip(self.average, self.engine.parameters, strict=True):
                 now.copy_(kept)
                 now.grad = None
+        return self.model.eval()
+
+    def finish(self, delta: float) -> PrivatelyTrained:
+        """The finished model and what it cost: that of the steps planned, done or not."""
+        model = self.finished()
         spent = epsilon(self.mechanism, delta)
         return PrivatelyTrained(
-            model=self.model.eval(),
+            model=model,
             mechanism=self.mechanism,
             epsilon=spent,
             delta=delta,
@@ -273,6 +286,8 @@ def train_dp(
     delta: float,
     plan: Plan | None = None,
     clipping: Clipping | None = None,
+    augment: Transform | str | None = None,
+    multiplicity: int = 1,
     records_per_user: int = 1,
     seed: int | None = None,
     progress: Progress | None = None,
@@ -282,6 +297,8 @@ def train_dp(
     `losses(outputs, targets)` gives one loss per example, shape (B,). The noise is calibrated to
     the plan's steps and sampling before any record is read. `records_per_user` above 1 makes the
     guarantee one for users: bound their contributions first (`sampling.bound_contributions`).
+    `augment` ("flip", "shift", "flip and shift", or a transform: see `augmentation`) shows each
+    record as `multiplicity` random views, whose mean gradient is clipped; the cost is the same.
     """
     plan = plan or Plan()
     mechanism = calibrated(
@@ -297,6 +314,8 @@ def train_dp(
         plan=plan,
         sampling=sampling_of(plan, len(inputs), records_per_user),
         clipping=clipping,
+        augment=augment,
+        multiplicity=multiplicity,
         seed=seed,
     )
     for index in range(plan.steps):
@@ -309,7 +328,7 @@ def train_dp(
 def default_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy for class labels, squared error for numbers; shape (B,)."""
     if targets.is_floating_point():
-        return (outputs.view(targets.shape) - targets).square().flatten(1).mean(1)
+        return (outputs.view(targets.shape) - targets).square().view(len(targets), -1).mean(1)
     made: Any = nn.functional.cross_entropy(
         outputs.flatten(0, -2), targets.flatten(), reduction="none"
     )
