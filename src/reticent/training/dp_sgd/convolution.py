@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from reticent.models.patches import patches
 from reticent.training.dp_sgd.terms import (
+    KEPT_FLOATS,
     SCRATCH_FLOATS,
     Direct,
     Memo,
@@ -221,7 +222,9 @@ class Convolution:
         if len(self.geometry.stride) > 2:
             return ("image",)
         positions = self.outputs[0, 0].numel()
-        names = candidates(self.inputs, self.outputs, positions, self.weight.numel())
+        names = candidates(
+            self.inputs, self.outputs, positions, self.weight.numel(), kept=KEPT_FLOATS
+        )
         # Beyond this many positions Gram matrices never won a timing.
         names = tuple(name for name in names if name != "gram" or positions <= 400)
         if "total" not in names:

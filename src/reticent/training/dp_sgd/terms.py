@@ -22,8 +22,9 @@ Memo = dict[int, Tensor]
 
 # Scratch that a strategy may fill at a time: it should stay in cache, and memory stays bounded.
 SCRATCH_FLOATS = 1 << 20
-# One layer's per-example matrices are kept up to this size, or twice that of its factors.
-KEPT_FLOATS = 1 << 23
+# A convolution's per-example matrices are kept up to this size, a linear layer's up to this one, or
+# either's where they take no more than their factors.
+KEPT_FLOATS, KEPT_LINEAR_FLOATS = 1 << 23, 1 << 19
 _EPS = torch.finfo(torch.float32).eps
 _MOST_SLACK = 1e-5
 
@@ -185,7 +186,8 @@ class Sequence:
 
     def _candidates(self) -> tuple[str, ...]:
         matrix = self.inputs.shape[2] * self.outputs.shape[2]
-        return candidates(self.inputs, self.outputs, self.inputs.shape[1], matrix)
+        positions = self.inputs.shape[1]
+        return candidates(self.inputs, self.outputs, positions, matrix, kept=KEPT_LINEAR_FLOATS)
 
     def _trial(self, strategy: str) -> None:
         twin = Sequence(_twin(self.inputs), _twin(self.outputs), self.tuner)
@@ -232,13 +234,16 @@ class Lookup:
         return Lookup(self.ids, zeroed(self.outputs, rows), self.vocabulary)
 
 
-def candidates(inputs: Tensor, outputs: Tensor, positions: int, matrix: int) -> tuple[str, ...]:
+def candidates(
+    inputs: Tensor, outputs: Tensor, positions: int, matrix: int, *, kept: int
+) -> tuple[str, ...]:
     """Strategies worth timing when one example has `positions` and `matrix` parameters.
 
-    Keeping B matrices must not take much more memory than the activations do anyway.
+    Keeping B matrices of more than `kept` numbers must not take more memory than the activations
+    do anyway.
     """
     names = ["chunked"]
-    if len(inputs) * matrix <= max(KEPT_FLOATS, 2 * (inputs.numel() + outputs.numel())):
+    if len(inputs) * matrix <= max(kept, inputs.numel() + outputs.numel()):
         names.append("total")
     if positions**2 <= SCRATCH_FLOATS:
         names.append("gram")
