@@ -130,6 +130,24 @@ def test_pooling_inside_of_what_the_fallback_maps_is_left_alone() -> None:
     assert_exact(model(nn.Conv2d(1, 4, 3), Own(), nn.Flatten()), torch.randn(3, 1, 8, 8))
 
 
+def test_frozen_layers_run_through_a_tap_that_notes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "_LARGE", 0)
+    network = model(nn.Linear(6, 5), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), nn.Linear(3, 2))
+    network[1].requires_grad_(False)
+    network[3].bias.requires_grad_(False)
+    network[4].requires_grad_(False)
+    x = torch.randn(3, 7, 6)
+    engine = Engine(network)
+    with engine.recording(3):
+        batch = engine.backward(network(x).flatten(1).sum(1))
+    assert len(batch._terms) == 3
+    engine.detach()
+    assert not any("forward" in part.__dict__ for part in network)
+    assert_exact(network, x)
+
+
 def test_large_products_by_the_other_library_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no such library, this repeats the tests above."""
     monkeypatch.setattr(products, "_LARGE", 0)

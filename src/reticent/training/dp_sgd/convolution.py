@@ -19,6 +19,7 @@ from reticent.training.dp_sgd.terms import (
     candidates,
     gram_squares,
     row_squares,
+    twin,
     zeroed,
 )
 from reticent.training.dp_sgd.tuning import Tuner
@@ -233,13 +234,10 @@ class Convolution:
         return (*names, "image", "shift") if plain else (*names, "image")
 
     def _trial(self, strategy: str) -> None:
-        inputs, outputs = (
-            torch.linspace(-1.0, 1.0, values.numel(), dtype=values.dtype).view(values.shape)
-            for values in (self.inputs, self.outputs)
-        )
-        twin = Convolution(inputs, outputs, self.weight.detach(), self.geometry, self.tuner)
-        norms = twin._norms_by(strategy)
-        twin.add_weighted(norms, torch.empty_like(self.weight, requires_grad=False), 0)
+        inputs, outputs = twin(self.inputs), twin(self.outputs)
+        made = Convolution(inputs, outputs, self.weight.detach(), self.geometry, self.tuner)
+        norms = made._norms_by(strategy)
+        made.add_weighted(norms, torch.empty_like(self.weight, requires_grad=False), 0)
 
 
 def convolution_backward(

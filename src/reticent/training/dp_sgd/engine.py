@@ -14,7 +14,7 @@ with trainable parameters run through taps; otherwise they run as ever.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from reticent.training.dp_sgd.batch import Batch
 from reticent.training.dp_sgd.batch_norm import BatchNorm
 from reticent.training.dp_sgd.fallback import fallback
 from reticent.training.dp_sgd.rules import Rule, check_supported, rule_for
-from reticent.training.dp_sgd.taps import PoolingTap, apply
+from reticent.training.dp_sgd.taps import FrozenLinearTap, PoolingTap, apply
 from reticent.training.dp_sgd.tuning import Tuner
 
 _MANY_CHANNELS = 4
@@ -52,6 +52,13 @@ def _pool(module: nn.MaxPool2d, recorder: Recorder, inputs: Tensor) -> Tensor:
         made: Tensor = nn.MaxPool2d.forward(module, inputs)
         return made
     return apply(PoolingTap, inputs, module)
+
+
+def _frozen(module: nn.Linear, recorder: Recorder, inputs: Tensor) -> Tensor:
+    """A linear layer that isn't trained, by the faster library."""
+    if recorder.batch is None or not torch.is_grad_enabled():
+        return nn.Linear.forward(module, inputs)
+    return apply(FrozenLinearTap, inputs, module)
 
 
 class Engine:
@@ -96,16 +103,22 @@ class Engine:
                 )
         for module, rule in found:
             tapped = functools.partial(_forward, module, rule, self._recorder)
-            module.__dict__["forward"] = tapped
-            self._tapped.append(module)
+            self._tap(module, tapped)
         # What the fallback maps over examples must stay as it is.
         mapped = {inner for module, rule in found if rule is fallback for inner in module.modules()}
         for module in self.model.modules():
-            if type(module) is not nn.MaxPool2d or module in mapped or module.return_indices:
+            if module in mapped or "forward" in module.__dict__:
                 continue
-            if "forward" not in module.__dict__:
-                module.__dict__["forward"] = functools.partial(_pool, module, self._recorder)
-                self._tapped.append(module)
+            if type(module) is nn.MaxPool2d and not module.return_indices:
+                self._tap(module, functools.partial(_pool, module, self._recorder))
+            elif type(module) is nn.Linear and not any(
+                p.requires_grad for p in module.parameters()
+            ):
+                self._tap(module, functools.partial(_frozen, module, self._recorder))
+
+    def _tap(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        module.__dict__["forward"] = forward
+        self._tapped.append(module)
 
     def detach(self) -> None:
         """Take every tap out again; the model is as it was."""
@@ -176,6 +189,10 @@ class Engine:
         """Point every parameter's `.grad` into the flat buffer."""
         for parameter, view in zip(self.parameters, self.views, strict=True):
             parameter.grad = view
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 def plan(model: nn.Module) -> list[tuple[nn.Module, Rule]]:

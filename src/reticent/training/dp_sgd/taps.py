@@ -97,6 +97,21 @@ class LinearTap(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
+class FrozenLinearTap(torch.autograd.Function):
+    """x W^T + b whose W and b aren't trained: nothing is noted, and nothing kept."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, module: nn.Linear) -> Tensor:
+        """Shapes: (..., I) to (..., O)."""
+        ctx.weight = module.weight
+        return _owned(products.linear(inputs, module.weight, module.bias))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """The input's gradient, where somebody asks for it."""
+        return products.linear(grads[0], ctx.weight.t()) if ctx.needs_input_grad[0] else None, None
+
+
 def _rows(parameter: nn.Parameter, part: Part) -> Tensor:
     return parameter if part is WHOLE else parameter[part.start : part.stop]
 
@@ -315,17 +330,20 @@ class PoolingTap(torch.autograd.Function):
         ctx.options = (*moves, _pair(module.dilation), module.ceil_mode)
         beside = inputs.contiguous(memory_format=torch.channels_last)
         out, places = torch.ops.aten.max_pool2d_with_indices(beside, *ctx.options)
-        ctx.save_for_backward(beside, places)
+        ctx.save_for_backward(places)
+        ctx.shape = inputs.shape
         made: Tensor = out.contiguous()
         return made
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """The input's gradient."""
-        beside, places = ctx.saved_tensors
+        (places,) = ctx.saved_tensors
         outputs = grads[0].contiguous(memory_format=torch.channels_last)
+        # Of the inputs only shape and format are asked for: nothing is kept for them.
+        like = outputs.new_empty(ctx.shape).contiguous(memory_format=torch.channels_last)
         gradient = torch.ops.aten.max_pool2d_with_indices_backward(
-            outputs, beside.detach(), *ctx.options, places
+            outputs, like, *ctx.options, places
         )
         return gradient.contiguous(), None
 
