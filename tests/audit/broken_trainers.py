@@ -157,8 +157,8 @@ def tied_weight_counted_once(run: Trainer) -> None:
     """The norm of a weight that is used twice is that of one use."""
     backward, tied = run.engine.backward, _named(run, "shared.weight")
 
-    def miscounted(losses: Tensor) -> Any:
-        batch = backward(losses)
+    def miscounted(losses: Tensor, **options: Any) -> Any:
+        batch = backward(losses, **options)
         exact = batch.squared_norms
 
         def norms(groups: Sequence[Sequence[nn.Parameter]]) -> Tensor:
