@@ -29,7 +29,8 @@ from reticent.inference.export import export
 from reticent.inference.graph import Graph
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.publish import publish
-from reticent.pipeline.stage import Stage, by_regime, load_task, prepare
+from reticent.pipeline.stage import Stage, by_regime, prepare
+from reticent.pipeline.tasks import load_task
 
 SETS = ("phone activity", "faces: pose", "spoken digits")
 METHODS: dict[str, dict[str, Any]] = {

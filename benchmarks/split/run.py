@@ -37,7 +37,8 @@ PROTOTYPE_EXCESS_M8, PROTOTYPE_TAU = 0.24, 0.74
 def codes(names: list[str], seeds: int, chosen: list[str]) -> Iterator[Row]:
     """One code per answer: utility and client share, over partitions; excess is computed."""
     from reticent.audit.attribute import audit_attributes
-    from reticent.pipeline.stage import by_regime, load_task, prepare
+    from reticent.pipeline.stage import by_regime, prepare
+    from reticent.pipeline.tasks import load_task
 
     for name in names:
         for method in chosen:
@@ -90,7 +91,8 @@ def codes(names: list[str], seeds: int, chosen: list[str]) -> Iterator[Row]:
 def alphabet(names: list[str], seeds: int) -> Iterator[Row]:
     """More codes than answers: what utility they buy, what they leak, what is claimed of them."""
     from reticent.audit.attribute import audit_attributes
-    from reticent.pipeline.stage import by_regime, load_task, prepare
+    from reticent.pipeline.stage import by_regime, prepare
+    from reticent.pipeline.tasks import load_task
 
     for name in names:
         plan = recipe(name, seed=0, seeds=seeds, quick=False, method="adapter_code")
@@ -129,7 +131,8 @@ def alphabet(names: list[str], seeds: int) -> Iterator[Row]:
 def noise(names: list[str], seeds: int) -> Iterator[Row]:
     """Certified noise at an early and a late cut: adaptive excess at m = 8, certified bounds."""
     from reticent.pipeline.attack import attack
-    from reticent.pipeline.stage import by_regime, load_task, prepare
+    from reticent.pipeline.stage import by_regime, prepare
+    from reticent.pipeline.tasks import load_task
 
     for name in names:
         plan = recipe(name, seed=0, seeds=seeds, quick=False, method="center_noise")
@@ -261,7 +264,8 @@ def correlation(strengths: tuple[float, ...]) -> Iterator[Row]:
 
 def hardening(names: list[str]) -> Iterator[Row]:
     """Seconds to harden a small convolutional network, one thread."""
-    from reticent.pipeline.stage import by_regime, load_task, prepare
+    from reticent.pipeline.stage import by_regime, prepare
+    from reticent.pipeline.tasks import load_task
 
     for name in names[:1]:
         for method in ("adapter_code", "prototype_code", "center_noise"):

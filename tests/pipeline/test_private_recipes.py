@@ -35,8 +35,9 @@ from reticent.pipeline.compare import compare
 from reticent.pipeline.private_training import UNPAID, mechanism_of, recipe_units, task_units
 from reticent.pipeline.recipe import Recipe, load_recipe
 from reticent.pipeline.run import run
-from reticent.pipeline.stage import by_regime, load_task, prepare
+from reticent.pipeline.stage import by_regime, prepare
 from reticent.pipeline.subject import of_checkpoint
+from reticent.pipeline.tasks import load_task
 from reticent.privacy.certificate import check_certificate
 from reticent.privacy.ledger import Cap, Ledger, SQLiteStore
 from reticent.training.dp_sgd.accountant import epsilon

@@ -18,7 +18,8 @@ from reticent.pipeline import encrypted_traffic
 from reticent.pipeline.published import audit_bundle, published
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.run import Result, run
-from reticent.pipeline.stage import load_task, restored
+from reticent.pipeline.stage import restored
+from reticent.pipeline.tasks import load_task
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ from reticent.inference.export import export
 from reticent.models import checkpoint
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.run import save_model
-from reticent.pipeline.stage import by_regime, load_task, prepare
+from reticent.pipeline.stage import by_regime, prepare
 from reticent.pipeline.subject import load_model, of_checkpoint, of_file, parse_training
+from reticent.pipeline.tasks import load_task
 
 RNG = np.random.default_rng(11)
 

@@ -71,7 +71,7 @@ def _serve_and_query(recipe: Recipe, result: Result) -> dict[str, Any]:
     from reticent.inference.bundle import load
     from reticent.inference.split.client import SplitClient
     from reticent.inference.split.odometer import Odometer
-    from reticent.pipeline.stage import load_task
+    from reticent.pipeline.tasks import load_task
     from reticent.service.certificate import make_self_signed
     from reticent.service.client import Client
     from reticent.service.deployments import served

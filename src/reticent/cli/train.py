@@ -41,7 +41,8 @@ def train(
     from reticent.data.answers import METRICS
     from reticent.pipeline.recipe import load_recipe
     from reticent.pipeline.run import check_unpaid, save_model
-    from reticent.pipeline.stage import by_regime, load_task, prepare
+    from reticent.pipeline.stage import by_regime, prepare
+    from reticent.pipeline.tasks import load_task
 
     overrides = list(changes or [])
     if session.seed is not None:

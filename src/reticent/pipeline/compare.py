@@ -13,7 +13,8 @@ from reticent.inference.split.harden import candidate_cuts
 from reticent.inference.split.methods import METHODS
 from reticent.pipeline.attack import measured_point
 from reticent.pipeline.recipe import Recipe
-from reticent.pipeline.stage import Report, Stage, by_regime, load_task, prepare
+from reticent.pipeline.stage import Report, Stage, by_regime, prepare
+from reticent.pipeline.tasks import load_task
 from reticent.pipeline.tuning import tuned
 
 

@@ -15,6 +15,7 @@ from reticent.errors import ConfigError, DataError, UnsupportedError
 from reticent.guarantee import Guarantee
 from reticent.models.networks import Rescale, Standardise
 from reticent.pipeline.recipe import PrivateTable, Recipe, load_recipe
+from reticent.pipeline.tasks import load_task
 from reticent.privacy.certificate import Entry, certify
 from reticent.privacy.ledger import Ledger
 from reticent.privacy.ledger.place import ledger_path
@@ -148,8 +149,6 @@ def fit_private(model: nn.Module, recipe: Recipe, task: Task, train: Records, ru
 
 def recipe_units(path: Path) -> tuple[str, list[tuple[str, ...]], Literal["record", "user"]]:
     """For `reticent budget grant RECIPE`: the task's name, its units' digests, its unit."""
-    from reticent.pipeline.stage import load_task
-
     recipe = load_recipe(path)
     task = load_task(recipe)
     private = recipe.train.private

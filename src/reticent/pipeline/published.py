@@ -29,8 +29,9 @@ from reticent.pipeline.model_audit import audit_service
 from reticent.pipeline.private_audit import audit_stage
 from reticent.pipeline.recipe import Recipe, apply_overrides
 from reticent.pipeline.score import data_digest, gates, measure_utility
-from reticent.pipeline.stage import Report, by_regime, load_task, restored
+from reticent.pipeline.stage import Report, by_regime, restored
 from reticent.pipeline.subject import imitated
+from reticent.pipeline.tasks import load_task
 
 
 class Published(nn.Module):

@@ -24,8 +24,9 @@ from reticent.pipeline.model_audit import audit_service
 from reticent.pipeline.private_audit import audit_stage
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.score import score, versions
-from reticent.pipeline.stage import Report, Stage, by_regime, load_task, network_options
+from reticent.pipeline.stage import Report, Stage, by_regime, network_options
 from reticent.pipeline.subject import RECIPE_FILE, imitated
+from reticent.pipeline.tasks import load_task
 from reticent.report import model_card, write_report
 
 

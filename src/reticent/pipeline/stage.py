@@ -15,7 +15,6 @@ from torch import nn
 
 from reticent.attacks.view import ServerView
 from reticent.audit.views import protected_view, undefended_view
-from reticent.data import load
 from reticent.data.answers import Answers, outcomes, utility
 from reticent.data.partition import Partition, Regime, partition
 from reticent.data.task import Records, Task
@@ -162,35 +161,6 @@ class Stage:
         )
         made = forward(trained.model, torch.from_numpy(test.x)).numpy()
         return utility(self.task.kind, made, test.public)
-
-
-def load_task(recipe: Recipe) -> Task:
-    """The recipe's task, with the private attributes that it names (all of the set's if none)."""
-    table = recipe.task
-    options = {name: value for name, value in table.options.items() if name != "levels"}
-    task = load(
-        table.data,
-        public=table.public,
-        private=tuple(table.private),
-        unit=table.unit,
-        root=None if table.root is None else Path(table.root),
-        seed=recipe.seed,
-        **options,
-    )
-    missing = set(table.private) - set(task.private)
-    if missing:
-        raise ConfigError(
-            f"Expected private attributes among {sorted(task.private)}, got {sorted(missing)}."
-        )
-    if table.private:
-        kept = {name: task.private[name] for name in table.private}
-        task = replace(task, private=kept)
-    if not task.private:
-        raise ConfigError(
-            "The task has no private attribute, so there is nothing to attack. "
-            "Name one under [task] private."
-        )
-    return task
 
 
 def prepare(recipe: Recipe, task: Task, regime: Regime, *, report: Report) -> Stage:

@@ -24,7 +24,8 @@ from reticent.models import checkpoint
 from reticent.pipeline.private_audit import audit_private_training
 from reticent.pipeline.private_training import mechanism_of
 from reticent.pipeline.recipe import Recipe, load_recipe
-from reticent.pipeline.stage import Report, Stage, by_regime, load_task, parts_of
+from reticent.pipeline.stage import Report, Stage, by_regime, parts_of
+from reticent.pipeline.tasks import load_task
 
 RECIPE_FILE = "recipe.toml"
 _PARTS = {

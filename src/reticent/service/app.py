@@ -322,7 +322,7 @@ def _routes(service: Service) -> list[BaseRoute]:
         found = service.model(parameters["model"], parameters.get("version"))
         if not service.is_ready:
             raise busy("The models are warming up.")
-        return await receive_keys(service, found, owner, request)
+        return await receive_keys(service.executor, found, owner, request)
 
     async def metrics(request: Request) -> Response:
         allow(request, METRICS_SCOPE)

@@ -11,12 +11,12 @@ from reticent.inference.sealed.spool import TooManyUploadsError
 from reticent.service.refusal import RefusalError, busy
 
 if TYPE_CHECKING:
-    from reticent.service.app import Service
+    from reticent.service.executor import BoundedExecutor
     from reticent.service.model import LoadedModel
 
 
 async def receive_keys(
-    service: Service, model: LoadedModel, owner: str, request: Request
+    executor: BoundedExecutor, model: LoadedModel, owner: str, request: Request
 ) -> Response:
     """Keep the keys in the request's body for `owner`; the reply names them.
 
@@ -43,5 +43,5 @@ async def receive_keys(
     except ClientDisconnect:
         return Response(status_code=499)  # nobody is left to read it
     # Through the library's validating loader, in a process that may die of it.
-    await service.executor.run(keyed.admit, keys)
+    await executor.run(keyed.admit, keys)
     return JSONResponse({"keys": keys.hex(), "model": model.name})
