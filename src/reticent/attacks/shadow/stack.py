@@ -21,7 +21,12 @@ from reticent.errors import UnsupportedError
 
 
 class Stack(ABC):
-    """N models that answer (N, B, ...) with (N, B, outputs); each learns only from its own rows."""
+    """N models that answer (N, B, ...) with (N, B, outputs); each learns only from its own rows.
+
+    `shares_records` says whether `answers` reads records once for all models.
+    """
+
+    shares_records = False
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.count = len(models)

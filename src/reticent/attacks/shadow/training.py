@@ -183,9 +183,13 @@ def log_probabilities(made: Stack, x: Tensor) -> NDArray[np.float32]:
     """
     made.train(False)
     parts = []
-    for part in torch.split(x, _rows_at_once(made, x)):
+    copies = 1 if made.shares_records else made.count
+    for part in torch.split(x, _rows_at_once(copies, x)):
         logits = two_columns(made.answers(part))
-        parts.append(functional.log_softmax(logits.double(), dim=-1).float())
+        logits = logits.double()
+        # As log_softmax, which takes several times as long where the last axis is short.
+        logits = logits - logits.amax(dim=-1, keepdim=True)
+        parts.append(logits.sub_(logits.exp().sum(dim=-1, keepdim=True).log_()).float())
     return np.asarray(torch.cat(parts, dim=1).numpy())
 
 
@@ -224,7 +228,7 @@ def _losses(made: Stack, x: Tensor, y: Tensor, rows: NDArray[np.int64]) -> NDArr
     """Each model's mean loss (models,) on its own `rows`, in evaluation mode."""
     made.train(False)
     total = torch.zeros(made.count, dtype=torch.float64)
-    for batch in torch.split(torch.from_numpy(rows), _rows_at_once(made, x), dim=1):
+    for batch in torch.split(torch.from_numpy(rows), _rows_at_once(made.count, x), dim=1):
         logits = two_columns(made(_records(x, batch)))
         losses = functional.cross_entropy(
             logits.flatten(0, 1), y[batch.flatten()], reduction="none"
@@ -233,9 +237,9 @@ def _losses(made: Stack, x: Tensor, y: Tensor, rows: NDArray[np.int64]) -> NDArr
     return np.asarray(total.numpy() / rows.shape[1])
 
 
-def _rows_at_once(made: Stack, x: Tensor) -> int:
-    """How many records a stack answers at once: few enough for the cache."""
-    return max(_FEWEST_ROWS, _MOST_INPUTS // (made.count * x[0].numel()))
+def _rows_at_once(copies: int, x: Tensor) -> int:
+    """How many records, each copied so often, are answered at once: few enough for the cache."""
+    return max(_FEWEST_ROWS, _MOST_INPUTS // (copies * x[0].numel()))
 
 
 def _records(x: Tensor, batch: Tensor) -> Tensor:
