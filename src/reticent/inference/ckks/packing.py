@@ -218,7 +218,7 @@ def thinned(weight: Values, layer: Layer) -> Layer:
         return layer
     met = np.any([[each.any() for each in row] for row in diagonals(weight, layer)], axis=0)
     used = tuple(int(turn) for turn in np.flatnonzero(met)) or (0,)
-    baby = min(range(1, layer.rotations + 1), key=lambda size: (_turned(used, size), -size))
+    baby = min(range(1, layer.rotations + 1), key=lambda size: (_turned(used, size), size))
     return replace(layer, used=used, baby=baby)
 
 
@@ -257,7 +257,7 @@ def _doublings(start: int, stop: int) -> tuple[int, ...]:
 
 
 def _baby(rotations: int) -> int:
-    return min(range(1, rotations + 1), key=lambda b: (b + -(-rotations // b), -b))
+    return min(range(1, rotations + 1), key=lambda b: (b + -(-rotations // b), b))
 
 
 def _power_of_two(count: int) -> int:
