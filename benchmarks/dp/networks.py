@@ -134,18 +134,18 @@ def mlp() -> nn.Module:
     )
 
 
-def cnn() -> nn.Module:
+def cnn(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
     """The MNIST network of Opacus's examples."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 8, 2, padding=3),
-        nn.ReLU(),
+        activation(),
         nn.MaxPool2d(2, 1),
         nn.Conv2d(16, 32, 4, 2),
-        nn.ReLU(),
+        activation(),
         nn.MaxPool2d(2, 1),
         nn.Flatten(),
         nn.Linear(512, 32),
-        nn.ReLU(),
+        activation(),
         nn.Linear(32, 10),
     )
 

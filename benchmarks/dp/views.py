@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from networks import cnn
 from PIL import Image
 from rows import Row, row
 from torch import Tensor, nn
@@ -130,18 +131,7 @@ def _digits() -> Setting:
         y=torch.from_numpy(task.public).long(),
         train=4000,
         # Papernot et al. 2021, "Tempered sigmoid activations", with tanh.
-        network=lambda: nn.Sequential(
-            nn.Conv2d(1, 16, 8, 2, padding=3),
-            nn.Tanh(),
-            nn.MaxPool2d(2, 1),
-            nn.Conv2d(16, 32, 4, 2),
-            nn.Tanh(),
-            nn.MaxPool2d(2, 1),
-            nn.Flatten(),
-            nn.Linear(512, 32),
-            nn.Tanh(),
-            nn.Linear(32, 10),
-        ),
+        network=lambda: cnn(nn.Tanh),
         epsilon=3.0,
         steps=200,
         batch=512,

@@ -1,4 +1,4 @@
-"""An MLP and a CNN with squares on MNIST-5k, singly and in batches; TenSEAL's product beside."""
+"""An MLP and a CNN with squares on MNIST-5k, singly and in batches; rivals beside."""
 
 from __future__ import annotations
 

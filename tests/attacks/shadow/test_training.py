@@ -246,7 +246,7 @@ def test_a_stack_trains_each_network_as_alone(name: str) -> None:
 def test_convolutions_in_turn_are_those_side_by_side(
     large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "_LARGE", large)
+    monkeypatch.setattr(layers, "LARGE", large)
     monkeypatch.setattr(layers, "_FEW", 0)
     for name in ("convolution", "two convolutions", "wide convolution", "grouped convolution"):
         assert_the_same(*both(NETWORKS[name][0](), RECIPES["sgd"]))
@@ -255,7 +255,7 @@ def test_convolutions_in_turn_are_those_side_by_side(
 def test_convolutions_of_many_numbers_train_model_by_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choice, "_MANY", 1)
+    monkeypatch.setattr(choice, "LARGE", 1)
     for name in ("convolution", "two convolutions", "grouped convolution"):
         made, alone, x = both(NETWORKS[name][0](), RECIPES["sgd"])
         assert type(made) is ImagesLoop

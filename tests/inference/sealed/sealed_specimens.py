@@ -42,9 +42,7 @@ def network() -> Program:
 def laid_out(flooding_bits: int = 0) -> Layout:
     program = network()
     made = plan(program, goal="upload", primitives=FLAT, flooding_bits=flooding_bits)
-    return Layout(
-        program=program, plan=made, goal="upload", primitives=FLAT, flooding_bits=flooding_bits
-    )
+    return Layout(program=program, plan=made, goal="upload", primitives=FLAT)
 
 
 def publish(folder: Path, *, flooding_bits: int = 0) -> Layout:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
+import killed
 import numpy as np
 import pytest
 import torch
@@ -149,23 +148,16 @@ def test_a_file_and_its_loaded_arrays_are_one_data_set(tmp_path: Path) -> None:
 
 def test_a_run_that_is_killed_stays_charged_and_gives_nothing_out(tmp_path: Path) -> None:
     granted(tmp_path)
-    child = os.fork()
-    if child == 0:
-        x, y = records()
+    x, y = records()
 
-        def kill(share: float) -> None:
-            if share > 0.5:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def train() -> None:
+        train_charged(
+            nn.Linear(4, 2), x, y, epsilon=2.0, delta=1e-5, key="killed", plan=PLAN,
+            ledger=Ledger.open(tmp_path / "ledger.db"), dataset="people",
+            progress=lambda share: killed.die() if share > 0.5 else None,
+        )  # fmt: skip
 
-        try:
-            train_charged(
-                nn.Linear(4, 2), x, y, epsilon=2.0, delta=1e-5, key="killed", plan=PLAN,
-                ledger=Ledger.open(tmp_path / "ledger.db"), dataset="people", progress=kill,
-            )  # fmt: skip
-        finally:
-            os._exit(7)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    killed.in_a_child(train)
     ledger = Ledger.open(tmp_path / "ledger.db")
     assert 1.5 < spent(ledger) <= 2.0
     with pytest.raises(ConfigError, match="started"):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
+import killed
 import pytest
 import torch
 from torch import Tensor, nn
@@ -110,16 +109,9 @@ def test_what_would_break_the_guarantee_is_refused_before_the_charge(tmp_path: P
 
 def test_a_run_that_is_killed_stays_charged(tmp_path: Path) -> None:
     granted(tmp_path)
-    child = os.fork()
-    if child == 0:
-        try:
-            ledger = Ledger.open(tmp_path / "ledger.db")
-            bought(ledger, "killed", progress=lambda share: os.kill(os.getpid(), signal.SIGKILL))
-        finally:
-            os._exit(7)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    ledger = Ledger.open(tmp_path / "ledger.db")
+    path = tmp_path / "ledger.db"
+    killed.in_a_child(lambda: bought(Ledger.open(path), "killed", progress=killed.die))
+    ledger = Ledger.open(path)
     assert spent(ledger) > 1
     with pytest.raises(ConfigError, match="started"):
         bought(ledger, "killed")

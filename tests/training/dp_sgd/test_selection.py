@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import killed
 import numpy as np
 import pytest
 import torch
@@ -306,16 +305,9 @@ def test_no_run_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_selection_that_is_killed_stays_charged(tmp_path: Path) -> None:
     granted(tmp_path)
-    child = os.fork()
-    if child == 0:
-        try:
-            ledger = Ledger.open(tmp_path / "ledger.db")
-            bought(ledger, "killed", score=lambda model: os.kill(os.getpid(), signal.SIGKILL))
-        finally:
-            os._exit(7)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    ledger = Ledger.open(tmp_path / "ledger.db")
+    path = tmp_path / "ledger.db"
+    killed.in_a_child(lambda: bought(Ledger.open(path), "killed", score=killed.die))
+    ledger = Ledger.open(path)
     assert spent(ledger) > 1
     with pytest.raises(ConfigError, match="started"):
         bought(ledger, "killed")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reticent.attacks.shadow.dense import DenseStack
+from reticent.attacks.shadow.layers import LARGE
 from reticent.attacks.shadow.stack import (
     ChannelsLastStack,
     ImagesLoop,
@@ -23,8 +24,6 @@ KINDS: tuple[type[Stack], ...] = (DenseStack, ChannelsLastStack, LayerStack, Vma
 """The fastest first; `LoopStack` runs everything."""
 
 _CLOSE = 1e-4
-# Numbers that each convolution gets from one model's batch, from which on models run in turn.
-_MANY = 8192
 
 
 def stack(
@@ -38,7 +37,7 @@ def stack(
 
     `records` is the size of the batches to come.
     """
-    if kinds is KINDS and records * _fewest_numbers(models[0], few) >= _MANY:
+    if kinds is KINDS and records * _fewest_numbers(models[0], few) >= LARGE:
         kinds = (ImagesLoop, *KINDS)
     for kind in kinds:
         try:

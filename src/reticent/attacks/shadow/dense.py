@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reticent.attacks.shadow.stack import Stack
 from reticent.errors import UnsupportedError
 from reticent.models.networks import Standardise
-from reticent.models.products import is_large, product
+from reticent.models.products import is_large, linear, product
 
 _FIXED = (nn.Flatten, nn.Identity, Standardise)
 _aten = torch.ops.aten
@@ -116,7 +115,7 @@ class DenseStack(Stack):
         """See `Stack.answers`; the first layers of all models are one product."""
         first = self._layers[0]
         bias = None if first.bias is None else first.bias.flatten()
-        out = _linear(self._ready(x), first.weight.flatten(0, 1), bias)
+        out = linear(self._ready(x), first.weight.flatten(0, 1), bias)
         own = out.view(len(x), self.count, -1).transpose(0, 1).contiguous()
         return self._following(own)[-1]
 
@@ -172,12 +171,6 @@ class DenseStack(Stack):
                 out = _products(found[-1], layer.weight, bias=layer.bias)
             found.append(out if layer.activation is None else layer.activation.forward(out))
         return found
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if is_large(len(x), x.shape[1], len(weight)) and x.dtype == torch.float32:
-        return product(x, weight, bias)
-    return functional.linear(x, weight, bias)
 
 
 def _products(

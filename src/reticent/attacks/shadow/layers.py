@@ -18,7 +18,7 @@ from reticent.errors import UnsupportedError
 from reticent.models.patches import patches
 
 # Numbers in one model's batch from which on convolutions in turn beat a grouped one.
-_LARGE = 8192
+LARGE = 8192
 # Weights of one filter up to which a first convolution is a product with patches.
 _FEW = 32
 
@@ -91,7 +91,7 @@ class StackedConvolution(StackedLayer):
         """(N*B, channels, ...) to (N*B, channels', ...')."""
         if self._is_first(x):
             out = self._as_products(x)
-        elif x.numel() >= self.count * _LARGE:
+        elif x.numel() >= self.count * LARGE:
             out = self._in_turn(x)
         else:
             wide = _side_by_side(x, self.count)

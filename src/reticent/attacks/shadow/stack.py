@@ -232,13 +232,15 @@ class ImagesLoop(LoopStack):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs (N, B, outputs) of records (N, B, ...)."""
-        return super().__call__(x if x.ndim != 5 else _channels_last(x))
+        return torch.stack(
+            [model(_channels_last(own)) for model, own in zip(self._models, x, strict=True)]
+        )
 
     def set_gradients(self, x: Tensor, y: Tensor) -> None:
         """See `Stack.set_gradients`; one model's backward pass is done before the next begins."""
         self.clear_gradients()
         for model, own, labels in zip(self._models, x, y, strict=True):
-            logits = two_columns(model(_channels_last(own) if own.ndim == 4 else own))
+            logits = two_columns(model(_channels_last(own)))
             functional.cross_entropy(logits, labels).backward()
 
 
@@ -250,9 +252,8 @@ def two_columns(logits: Tensor) -> Tensor:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Images (..., channels, h, w), the same but for their strides."""
-    flat = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)
-    return flat.view(x.shape) if x.ndim == 4 else flat.unflatten(0, x.shape[:-3])
+    """Images (B, channels, h, w), the same but for their strides; other records as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _pool_first(layers: nn.Sequential) -> None:

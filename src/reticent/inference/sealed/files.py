@@ -24,19 +24,17 @@ class Layout:
     plan: Plan
     goal: Goal
     primitives: Primitives
-    flooding_bits: int = 0
+
+    @property
+    def flooding_bits(self) -> int:
+        """The flood's statistical security, 0 for none."""
+        return 0 if self.plan.flood is None else self.plan.flood.bits
 
 
 def laid_out(program: Program, *, goal: Goal, flooding_bits: int) -> Layout:
     """`program` planned from primitives measured on this machine."""
     chosen = plan(program, goal=goal, flooding_bits=flooding_bits)
-    return Layout(
-        program=program,
-        plan=chosen,
-        goal=goal,
-        primitives=chosen.primitives,
-        flooding_bits=flooding_bits,
-    )
+    return Layout(program=program, plan=chosen, goal=goal, primitives=chosen.primitives)
 
 
 def save_layout(folder: Path, layout: Layout) -> None:
@@ -83,6 +81,4 @@ def load_layout(folder: Path) -> Layout:
         raise BundleError(
             f"No usable {LAYOUT_FILE} in {folder.name!r}: {error}. Publish the bundle again."
         ) from error
-    return Layout(
-        program=program, plan=made, goal=goal, primitives=primitives, flooding_bits=flooding
-    )
+    return Layout(program=program, plan=made, goal=goal, primitives=primitives)

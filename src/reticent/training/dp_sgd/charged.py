@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from reticent.errors import (
     BudgetExhaustedError,
     ConfigError,
-    DataError,
     EvidenceError,
     ReticentError,
 )
@@ -42,7 +41,7 @@ from reticent.privacy.ledger import (
     record_digests,
     user_digests,
 )
-from reticent.training.dp_sgd.accountant import renyi_curve
+from reticent.training.dp_sgd.accountant import Mechanism, renyi_curve
 from reticent.training.dp_sgd.augmentation import Transform, Views
 from reticent.training.dp_sgd.clipping import Clipping
 from reticent.training.dp_sgd.engine import Engine
@@ -54,6 +53,7 @@ from reticent.training.dp_sgd.trainer import (
     PrivatelyTrained,
     Progress,
     calibrated,
+    check_pairs,
     default_losses,
     train_dp,
 )
@@ -122,8 +122,7 @@ def train_charged(
         records_per_user=records_per_user,
     )
     plan = plan or Plan()
-    # What can't be trained is refused before it is paid for.
-    Engine(copy.deepcopy(model).train()).detach()
+    check_trainable(model)
     views = Views(augment, multiplicity)
     views.check(tuple(inputs.shape[1:]), inputs.dtype)
     mechanism = calibrated(
@@ -167,6 +166,36 @@ def train_charged(
     )
     if users is not None:
         trained = of_users(trained)
+    return delivered(
+        ledger,
+        charge,
+        trained,
+        mechanism=mechanism,
+        epsilon=epsilon,
+        dataset=registered.id,
+        charged_as=charged_as,
+    )
+
+
+def check_trainable(model: nn.Module) -> None:
+    """What can't be trained is refused before it is paid for: raises as `Engine` does."""
+    Engine(copy.deepcopy(model).train()).detach()
+
+
+def delivered(
+    ledger: Ledger,
+    charge: Charge,
+    trained: PrivatelyTrained,
+    *,
+    mechanism: Mechanism,
+    epsilon: float,
+    dataset: str,
+    charged_as: str,
+) -> Paid:
+    """The model, which leaves once its charge is committed.
+
+    Raises `EvidenceError` for a run of another mechanism, or one that cost more, than was charged.
+    """
     is_as_charged = trained.mechanism == mechanism and trained.epsilon <= epsilon
     if trained.guarantee is None or not is_as_charged:
         raise EvidenceError(
@@ -177,7 +206,7 @@ def train_charged(
     committed = ledger.commit(charge.id)
     return Paid(
         trained=trained,
-        dataset=registered.id,
+        dataset=dataset,
         charge=committed.id,
         receipt=str(committed.receipt),
         charged_as=charged_as,
@@ -196,11 +225,7 @@ def admitted(
     relation: str = RELATION,
 ) -> Dataset:
     """The registered data set that pays for these records; raises as `train_charged` does."""
-    if len(inputs) != len(targets) or not len(inputs):
-        raise DataError(
-            f"Expected one target for each input and at least one, got inputs={len(inputs)}, "
-            f"targets={len(targets)}."
-        )
+    check_pairs(inputs, targets)
     if users is None and records_per_user != 1:
         raise ConfigError(
             f"Expected users with records_per_user={records_per_user}, got none. Give each "

@@ -86,7 +86,7 @@ class Convolution:
             places: Tensor = self._shifted.unflatten(0, (height, width))
             return places.permute(2, 3, 4, 0, 1)
         if len(self.geometry.stride) > 2:
-            return self._by_image()
+            return self.by_images()
         total = self.inputs.new_empty(len(self.inputs), *self.weight.shape)
         groups = self.geometry.groups
         flat = total.view(len(total) * groups, -1, self.weight[0].numel())
@@ -112,7 +112,7 @@ class Convolution:
 
     def _norms_by(self, strategy: str) -> Tensor:
         if strategy in ("total", "image"):
-            self._total = self._by_image() if strategy == "image" else self.per_example()
+            self._total = self.by_images() if strategy == "image" else self.per_example()
             return self._kept_norms()
         if strategy == "shift":
             self._shifted = self._by_shift()
@@ -202,11 +202,12 @@ class Convolution:
     def _per_record(self, squares: Tensor) -> Tensor:
         return squares.view(-1, self.geometry.groups).sum(1)
 
-    def _by_image(self) -> Tensor:
-        total = self.inputs.new_empty(len(self.inputs), *self.weight.shape)
-        for index, row in enumerate(total):
-            here = slice(index, index + 1)
-            row.copy_(self._weight_gradient(self.inputs[here], self.outputs[here]))
+    def by_images(self, count: int = 1) -> Tensor:
+        """The sum over every `count` adjacent images, (B / count, O, C / groups, *kernel)."""
+        total = self.inputs.new_empty(len(self.inputs) // count, *self.weight.shape)
+        pairs = zip(self.inputs.split(count), self.outputs.split(count), strict=True)
+        for row, (inputs, outputs) in zip(total, pairs, strict=True):
+            row.copy_(self._weight_gradient(inputs, outputs))
         return total
 
     def _weight_gradient(self, inputs: Tensor, outputs: Tensor) -> Tensor:

@@ -8,10 +8,9 @@ Shapes: B examples of K rows each, T positions, I inputs, O outputs.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from reticent.training.dp_sgd.convolution import Convolution, convolution_backward
+from reticent.training.dp_sgd.convolution import Convolution
 from reticent.training.dp_sgd.terms import Direct, Lookup, Outer, Sequence, Term
 from reticent.training.dp_sgd.tuning import Tuner
 
@@ -28,22 +27,10 @@ def merged(term: Term, copies: int, tuner: Tuner) -> Term:
         ids = term.ids.reshape(-1, copies * term.ids.shape[1])
         return Lookup(ids, _longer(term.outputs, copies), term.vocabulary)
     if isinstance(term, Convolution):
-        return Direct(_convolved(term, copies))
+        return Direct(term.by_images(copies))
     return Direct(term.per_example().unflatten(0, (-1, copies)).sum(1))
 
 
 def _longer(values: Tensor, copies: int) -> Tensor:
     """(B K, I) or (B K, T, I) to (B, K T, I)."""
     return values.reshape(len(values) // copies, -1, values.shape[-1])
-
-
-def _convolved(term: Convolution, copies: int) -> Tensor:
-    """(B, O, C / groups, *kernel): PyTorch sums over the images that it is given together."""
-    pairs = zip(term.outputs.split(copies), term.inputs.split(copies), strict=True)
-    only_weight = (False, True, False)
-    return torch.stack(
-        [
-            convolution_backward(outputs, inputs, term.weight, term.geometry, only_weight)[1]
-            for outputs, inputs in pairs
-        ]
-    )

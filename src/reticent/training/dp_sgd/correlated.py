@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reticent.errors import ConfigError, DataError
+from reticent.errors import ConfigError
 from reticent.guarantee import DifferentialPrivacy, Guarantee, Pillar
 from reticent.training.dp_sgd.accountant import Mechanism, calibrate, epsilon
 from reticent.training.dp_sgd.clipping import AdaptiveQuantile, Clipping, Flat
@@ -36,6 +36,7 @@ from reticent.training.dp_sgd.trainer import (
     PerExampleLoss,
     PrivatelyTrained,
     Progress,
+    check_pairs,
     default_losses,
 )
 
@@ -209,11 +210,7 @@ def _finished(
 def check_ordered(inputs: Tensor, targets: Tensor, plan: OrderedPlan, clipping: Clipping) -> None:
     """Raises what `train_ordered` raises for its arguments, and reads no record."""
     steps = -(-len(inputs) // plan.batch)
-    if len(inputs) != len(targets) or not len(inputs):
-        raise DataError(
-            f"Expected one target for each input and at least one, got inputs={len(inputs)}, "
-            f"targets={len(targets)}."
-        )
+    check_pairs(inputs, targets)
     if isinstance(clipping, AdaptiveQuantile):
         raise ConfigError("Expected a fixed clipping norm: one that adapts spends budget too.")
     if plan.passes > 1 and plan.band > steps:

@@ -111,9 +111,7 @@ class Engine:
                 continue
             if type(module) is nn.MaxPool2d and not module.return_indices:
                 self._tap(module, functools.partial(_pool, module, self._recorder))
-            elif type(module) is nn.Linear and not any(
-                p.requires_grad for p in module.parameters()
-            ):
+            elif type(module) is nn.Linear and not _is_trained(module):
                 self._tap(module, functools.partial(_frozen, module, self._recorder))
 
     def _tap(self, module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -207,7 +205,7 @@ def plan(model: nn.Module) -> list[tuple[nn.Module, Rule]]:
         check_supported(name, module)
         owns = any(p.requires_grad for p in module.parameters(recurse=False))
         rule = rule_for(module)
-        whole = rule is attention and any(p.requires_grad for p in module.parameters())
+        whole = rule is attention and _is_trained(module)
         if module in taken or not (owns or whole):
             continue
         found.append((module, rule or fallback))

@@ -8,15 +8,21 @@ nothing else is.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from reticent.errors import EvidenceError
 from reticent.privacy.ledger import Ledger
 from reticent.training.dp_sgd.accountant import renyi_curve
-from reticent.training.dp_sgd.charged import CHARGED_ORDERS, Paid, admitted, costs, reserve
+from reticent.training.dp_sgd.charged import (
+    CHARGED_ORDERS,
+    Paid,
+    admitted,
+    check_trainable,
+    costs,
+    delivered,
+    reserve,
+)
 from reticent.training.dp_sgd.clipping import Clipping, Flat
 from reticent.training.dp_sgd.correlated import (
     RELATION,
@@ -25,7 +31,6 @@ from reticent.training.dp_sgd.correlated import (
     check_ordered,
     train_ordered,
 )
-from reticent.training.dp_sgd.engine import Engine
 from reticent.training.dp_sgd.trainer import PerExampleLoss, Progress, default_losses
 
 
@@ -56,7 +61,7 @@ def train_ordered_charged(
         inputs, targets, ledger=ledger, dataset=dataset, granted=granted, relation=RELATION
     )
     check_ordered(inputs, targets, plan, clipping)
-    Engine(copy.deepcopy(model).train()).detach()
+    check_trainable(model)
     mechanism = calibrated(epsilon, delta)
     charge, charged_as = reserve(
         ledger,
@@ -83,17 +88,12 @@ def train_ordered_charged(
         clipping=clipping,
         progress=progress,
     )
-    if trained.guarantee is None or trained.mechanism != mechanism or trained.epsilon > epsilon:
-        raise EvidenceError(
-            f"Expected at most epsilon={epsilon} by {mechanism}, the run cost {trained.epsilon} by "
-            f"{trained.mechanism}. The charge stands and the model is withheld. Report this: it is "
-            "a defect."
-        )
-    committed = ledger.commit(charge.id)
-    return Paid(
-        trained=trained,
+    return delivered(
+        ledger,
+        charge,
+        trained,
+        mechanism=mechanism,
+        epsilon=epsilon,
         dataset=registered.id,
-        charge=committed.id,
-        receipt=str(committed.receipt),
         charged_as=charged_as,
     )

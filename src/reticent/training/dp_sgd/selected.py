@@ -28,11 +28,11 @@ from reticent.training.dp_sgd.charged import (
     admitted,
     bounded,
     bounded_size,
+    check_trainable,
     costs,
     reserve,
 )
 from reticent.training.dp_sgd.clipping import Clipping
-from reticent.training.dp_sgd.engine import Engine
 from reticent.training.dp_sgd.noise import SecureNoise
 from reticent.training.dp_sgd.selection import Runs, Selection, calibrate_selection
 from reticent.training.dp_sgd.trainer import (
@@ -154,7 +154,7 @@ def train_selected(
         users=users,
         records_per_user=1,
     )
-    Engine(copy.deepcopy(model).train()).detach()
+    check_trainable(model)
     for candidate in candidates:
         views = Views(candidate.augment, candidate.multiplicity)
         views.check(tuple(inputs.shape[1:]), inputs.dtype)

@@ -325,6 +325,15 @@ def train_dp(
     return trainer.finish(delta)
 
 
+def check_pairs(inputs: Tensor, targets: Tensor) -> None:
+    """Raises `DataError` without a target for each input, or without any."""
+    if len(inputs) != len(targets) or not len(inputs):
+        raise DataError(
+            f"Expected one target for each input and at least one, got inputs={len(inputs)}, "
+            f"targets={len(targets)}."
+        )
+
+
 def default_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy for class labels, squared error for numbers; shape (B,)."""
     if targets.is_floating_point():
