@@ -53,7 +53,8 @@ def laid(*sizes: int, goal: str = "latency") -> Plan:
         operations.append(dense(rng, f"fc{index}", outputs, inputs))
     steps = tuple(Step(operation=each, sources=(i,)) for i, each in enumerate(operations))
     program = Program(input_shape=(sizes[0],), steps=steps, bound=1.0)
-    return plan(program, goal=goal, primitives=FLAT)
+    records = rng.uniform(-1, 1, size=(64, sizes[0]))
+    return plan(program, goal=goal, records=records, primitives=FLAT)
 
 
 LINEAR = laid(30, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 from dataclasses import replace
 
@@ -50,8 +51,8 @@ def network() -> Program:
 
 @pytest.fixture(scope="module")
 def pair():
-    plan = plan_batch(network())
-    client = BatchClient(plan.for_client(), precision_bits=12)
+    plan = plan_batch(network(), records=np.random.default_rng(3).uniform(-1, 1, size=(64, 25)))
+    client = BatchClient(dataclasses.replace(plan.for_client(), places=12))
     return plan, client, BatchServer(plan, client.public_keys)
 
 
@@ -120,7 +121,7 @@ def test_a_plan_says_what_a_batch_costs(pair):
 def test_batches_that_fill_the_memory_are_refused(monkeypatch):
     monkeypatch.setattr(batch_plan, "MOST_BYTES", 1_000_000)
     with pytest.raises(UnsupportedError, match="GB are held"):
-        plan_batch(network())
+        plan_batch(network(), records=np.ones((1, 25)))
 
 
 def test_a_batch_holds_no_more_than_the_plan_says(pair):

@@ -46,7 +46,7 @@ def granted(folder: Path, *, epsilon: float, unit: str = "record") -> Ledger:
 
 def parties(ledger: Ledger, noise: AnswerNoise) -> tuple[EncryptedClient, NoisyServer]:
     layout = plan_head(classes=CLASSES, features=FEATURES, bound=1.0, primitives=FLAT)
-    client = EncryptedClient(layout.for_client(), precision_bits=16)
+    client = EncryptedClient(dataclasses.replace(layout.for_client(), places=16))
     server = NoisyServer(
         HEAD, layout, client.public_keys, noise=noise, ledger=ledger, dataset="patients"
     )

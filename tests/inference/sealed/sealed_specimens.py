@@ -41,7 +41,13 @@ def network() -> Program:
 
 def laid_out(flooding_bits: int = 0) -> Layout:
     program = network()
-    made = plan(program, goal="upload", primitives=FLAT, flooding_bits=flooding_bits)
+    made = plan(
+        program,
+        goal="upload",
+        records=np.random.default_rng(1).uniform(-2, 2, size=(64, INPUTS)),
+        primitives=FLAT,
+        flooding_bits=flooding_bits,
+    )
     return Layout(program=program, plan=made, goal="upload", primitives=FLAT)
 
 

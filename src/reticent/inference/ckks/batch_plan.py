@@ -16,11 +16,12 @@ from reticent.inference.ckks.chain import Chain, Stage
 from reticent.inference.ckks.choice import best, unfitting
 from reticent.inference.ckks.layouts import MOST_BYTES
 from reticent.inference.ckks.lowering import Lowered, lower
-from reticent.inference.ckks.noise import Error
+from reticent.inference.ckks.noise import places_for
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import ClientPlan
 from reticent.inference.ckks.primitives import Primitives, measured
-from reticent.inference.ckks.program import Program
+from reticent.inference.ckks.program import Program, Values
+from reticent.inference.ckks.reach import Reach, measured_reach
 from reticent.inference.ckks.residues import BLOCK, Shape, combine, groups
 
 
@@ -82,10 +83,15 @@ class BatchPlan:
         )
 
 
-def plan_batch(program: Program, *, primitives: Primitives | None = None) -> BatchPlan:
-    """The batch layout of `program`. Raises `UnsupportedError` for what no ring holds."""
+def plan_batch(
+    program: Program, *, records: Values | None = None, primitives: Primitives | None = None
+) -> BatchPlan:
+    """The batch layout of `program`, whose answers' precision is certified for inputs like
+    `records` (n, inputs); a linear program can do without. Raises `UnsupportedError` for what no
+    ring holds, `ConfigError` for a lack of records.
+    """
     lowered = lower(program)
-    chain, error = _chain(lowered, program.bound)
+    chain, error = _chain(lowered, measured_reach(lowered, program.bound, records))
     parameters = chain.parameters
     inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
     memory = _memory(lowered, chain)
@@ -105,7 +111,7 @@ def plan_batch(program: Program, *, primitives: Primitives | None = None) -> Bat
         key_bytes=parameters.key_bytes(1),
         memory_bytes=memory,
         server_ms=_predicted(lowered, chain, costs),
-        places=error.places,
+        places=places_for(error),
     )
 
 
@@ -119,10 +125,10 @@ def _memory(lowered: Lowered, chain: Chain) -> int:
     return most
 
 
-def _chain(lowered: Lowered, bound: float) -> tuple[Chain, Error]:
+def _chain(lowered: Lowered, reach: Reach) -> tuple[Chain, float]:
     """The cheapest chain that is precise enough, in the smallest ring."""
     for degree in MOST_BITS:
-        found = best(lowered, None, degree, bound=bound)
+        found = best(lowered, None, degree, reach=reach)
         if found is not None:
             return found
     raise UnsupportedError(unfitting(lowered))

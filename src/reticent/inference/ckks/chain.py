@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reticent.inference.ckks.flooding import FLOODED_BITS, FLOODED_WEIGHT_BITS
 from reticent.inference.ckks.parameters import (
     FEWEST_PRIME_BITS,
     MOST_BITS,
@@ -23,6 +22,11 @@ from reticent.inference.ckks.parameters import (
 # Room above the scale in the lowest prime: for the answers, and for masks of 29 bits, which
 # spread over the coefficients and are smaller there by the root of three times the ring degree.
 HEADROOM_BITS = 26
+# Bits of the scale of values under a flood, the most precise first: those for which two primes take
+# a product back, and those for which three do.
+FLOODED_BITS = range(84, 59, -2), range(120, 84, -2)
+# Of weights: what is left in a slot that should hold nothing is their errors' share.
+FLOODED_WEIGHT_BITS = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,34 +54,47 @@ class Chain:
 
 def chains(matrices: int, degree: int, *, merged: bool, whole: bool) -> Iterator[Chain]:
     """Chains for so many matrices; `whole` weights aren't encoded, and need fewer bits."""
-    if not merged:
-        for scale, weights in ((32, 20), (28, 18), (26, 16)) if whole else _DIVIDED:
-            yield from _chain(degree, matrices, scale, weights, weights, scale, merged=False)
-        return
-    for inputs, first, weights in _WHOLE if whole else _MERGED:
+    for inputs, first, weights, last, scales in _sizes(merged=merged, whole=whole):
         fitting = (
             made
-            for scale in range(MOST_PRIME_BITS - HEADROOM_BITS, 25, -1)
-            for made in _chain(degree, matrices, inputs, first, weights, scale, merged=True)
+            for scale in scales
+            for made in _chain(
+                degree,
+                inputs,
+                [first, *[weights] * (matrices - 2), last][-matrices:],
+                scale,
+                merged,
+            )
         )
-        yield from itertools.islice(fitting, 1)
+        # Smaller scales leave more to the special prime, and fewer to answers.
+        yield from itertools.islice(fitting, 3)
 
 
-# Bits of inputs, of the first matrix, of the others.
-_MERGED = ((21, 17, 18), (20, 18, 18), (19, 19, 18), (19, 18, 18), (18, 18, 18), (19, 17, 17))
-_WHOLE = ((22, 16, 18), (21, 16, 16), (20, 15, 15))
-# Bits of every value, of every weight.
-_DIVIDED = ((32, 26), (30, 24), (28, 22), (26, 20))
+def _sizes(*, merged: bool, whole: bool) -> Iterator[tuple[int, int, int, int, range]]:
+    """Bits of inputs, of the first, middle and last weights, and of values, the most first."""
+    if not merged:
+        for scale in (32, 28, 26) if whole else range(34, 25, -1):
+            for weights in (scale // 2 + 4,) if whole else range(18, 29):
+                yield scale, weights, weights, weights, range(scale, scale + 1)
+        return
+    scales = range(MOST_PRIME_BITS - HEADROOM_BITS, 25, -1)
+    if whole:
+        for inputs, first, weights in ((22, 16, 18), (21, 16, 16), (20, 15, 15)):
+            yield inputs, first, weights, weights, scales
+        return
+    grid = range(17, 23), range(14, 20), range(15, 21), range(2)
+    for inputs, first, weights, more in itertools.product(*grid):
+        yield inputs, first, weights, weights + more, scales
 
 
 def _chain(
-    degree: int, matrices: int, inputs: int, first: int, weights: int, scale: int, *, merged: bool
+    degree: int, inputs: int, weights: list[int], scale: int, merged: bool
 ) -> Iterator[Chain]:
     """The one chain of these sizes, if the ring holds it."""
-    level = matrices - merged
+    level = len(weights) - merged
     stages, primes, bits = [], [], inputs
-    for index in range(matrices):
-        taken = first if index == 0 else weights
+    for index, size in enumerate(weights):
+        taken = size
         bits = (bits if index == 0 else 2 * bits) + taken
         divides = int(not (merged and index == 0))
         if divides:
@@ -96,22 +113,28 @@ def _chain(
     yield Chain(parameters=parameters, stages=tuple(stages))
 
 
-def flooded_chain(matrices: int, degree: int, reply_bits: int) -> Chain | None:
-    """A chain that leaves two primes of so many bits to the reply; None where it is too long.
-
-    See `flooding` for its scale.
+def flooded_chain(matrices: int, degree: int, *, scale: int, reply_bits: int) -> Chain | None:
+    """A chain with values at 2**`scale` that leaves primes of so many bits in all to the reply;
+    None where it is too long. See `flooding`.
     """
-    scale, weights = FLOODED_BITS, FLOODED_WEIGHT_BITS
-    each = max(FEWEST_PRIME_BITS, -(-reply_bits // 2))
-    half = (scale + weights) // 2
-    sizes = (*[each] * 2, *[half] * (2 * (matrices - 1)), weights, MOST_PRIME_BITS)
+    weights = FLOODED_WEIGHT_BITS
+    pieces = -(-(scale + weights) // MOST_PRIME_BITS)
+    each = max(FEWEST_PRIME_BITS, -(-reply_bits // pieces))
+    products = [_parts(scale + weights, pieces)] * (matrices - 1)
+    data = [each] * pieces + [bits for product in products for bits in product] + [weights]
+    sizes = (*data, MOST_PRIME_BITS)
     if sum(sizes) > MOST_BITS[degree] or each > MOST_PRIME_BITS:
         return None
     level, inputs = len(sizes) - 2, MOST_PRIME_BITS
     taken = scale + weights - inputs
     stages = [Stage(level=level, weight_bits=taken, out_bits=scale, divides=1)]
-    for index in range(1, matrices):
-        at = level + 1 - 2 * index
-        stages.append(Stage(level=at, weight_bits=weights, out_bits=scale, divides=2))
+    for index in range(matrices - 1):
+        at = level - 1 - pieces * index
+        stages.append(Stage(level=at, weight_bits=weights, out_bits=scale, divides=pieces))
     parameters = Parameters(degree=degree, prime_bits=sizes, scale_bits=inputs)
     return Chain(parameters=parameters, stages=tuple(stages))
+
+
+def _parts(bits: int, pieces: int) -> list[int]:
+    """`bits` as that many sizes of primes, as equal as they can be."""
+    return [bits // pieces + (index < bits % pieces) for index in range(pieces)]

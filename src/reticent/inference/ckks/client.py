@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reticent.errors import BudgetExhaustedError, EvidenceError, InputError
+from reticent.errors import BudgetExhaustedError, ConfigError, EvidenceError, InputError
 from reticent.inference.ckks.keys import ClientKeys
 from reticent.inference.ckks.plan import ClientPlan
 
@@ -16,10 +16,12 @@ from reticent.inference.ckks.plan import ClientPlan
 class EncryptedClient:
     """Encrypts queries for one plan and decrypts the replies.
 
-    Answers are rounded to `precision_bits` binary places (the plan's if None) before anything else
-    sees them, and a key answers at most `most_queries`: decryptions of approximate ciphertexts
-    tell about the key (Li & Micciancio 2021), and rounding hides what lies below the places that
-    are right. `rotate` makes new keys. Raises `BudgetExhaustedError` beyond that number.
+    Answers are rounded to the places that the plan certifies, or fewer (`precision_bits`), before
+    anything else sees them, and a key answers at most `most_queries`: decryptions of approximate
+    ciphertexts tell about the key (Li & Micciancio 2021), and rounding hides what lies below the
+    places that are right. An answer that lies within its error of a step's border still shows on
+    which side it fell: who publishes many exact answers should add noise to them. `rotate` makes
+    new keys. Raises `BudgetExhaustedError` beyond that number, `ConfigError` for more places.
     """
 
     def __init__(
@@ -27,6 +29,11 @@ class EncryptedClient:
     ) -> None:
         self._plan = plan
         self._precision = plan.places if precision_bits is None else precision_bits
+        if self._precision > plan.places:
+            raise ConfigError(
+                f"Expected precision_bits of at most {plan.places}, the binary places that noise "
+                f"leaves right, got {precision_bits=}."
+            )
         self._most_queries = most_queries
         self.rotate()
 

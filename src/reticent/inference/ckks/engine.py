@@ -57,6 +57,9 @@ class Engine(Protocol):
     def rotate(self, a: Any, steps: int) -> Any:
         """Slot s of the result is slot s + `steps` of `a`."""
 
+    def rotate_into(self, a: Any, steps: int) -> Any:
+        """As `rotate`, in the place of `a`."""
+
     def rerandomise(self, a: Any) -> Any:
         """The same numbers under fresh encryption randomness."""
 
@@ -169,6 +172,11 @@ class SealEngine:
     def rotate(self, a: Any, steps: int) -> Any:
         """See `Engine`."""
         return self._evaluator.rotate_vector(a, steps, self._rotations)
+
+    def rotate_into(self, a: Any, steps: int) -> Any:
+        """See `Engine`."""
+        self._evaluator.rotate_vector_inplace(a, steps, self._rotations)
+        return a
 
     def rerandomise(self, a: Any) -> Any:
         """See `Engine`."""

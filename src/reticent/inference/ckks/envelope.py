@@ -1,7 +1,7 @@
 """Ciphertexts and keys on the wire: a versioned header around the library's own bytes.
 
-"RTCK", version, kind, plan digest (16 bytes), key id (16 bytes), CRC-32 of the content, length. The
-checksum shows damage, not malice: it is the validating loader that strangers' bytes meet.
+"RTCK", version, kind, plan digest (16 bytes), key id (16 bytes), checksum of the content, length.
+The checksum shows damage, not malice: it is the validating loader that strangers' bytes meet.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+
 from reticent.errors import BundleError, DataError
 
-_MAGIC, _VERSION = b"RTCK", 1
+_MAGIC, _VERSION = b"RTCK", 2
 _HEADER = struct.Struct("<4sBB16s16sIQ")
 HEADER_BYTES = _HEADER.size
+_COLUMNS = 1024
 
 
 class Kind(IntEnum):
@@ -37,9 +40,20 @@ class Envelope:
 
     def pack(self) -> bytes:
         """Header and content."""
-        checksum, size = zlib.crc32(self.content), len(self.content)
+        checksum, size = checksum_of(self.content), len(self.content)
         head = _HEADER.pack(_MAGIC, _VERSION, self.kind, self.plan, self.keys, checksum, size)
         return b"".join((head, self.content))
+
+
+def checksum_of(content: bytes | memoryview) -> int:
+    """32 bits that change with any bit, and with nearly every other damage.
+
+    The CRC-32 of column sums of the 64-bit words, and of the rest: a tenth of the time that a
+    CRC of megabytes takes.
+    """
+    words = len(content) // (8 * _COLUMNS) * _COLUMNS
+    table = np.frombuffer(content, dtype="<u8", count=words).reshape(-1, _COLUMNS)
+    return zlib.crc32(content[8 * words :], zlib.crc32(table.sum(axis=0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +105,7 @@ def unpack(data: bytes, *, kind: Kind, plan: bytes, most: int) -> Envelope:
             f"Expected ciphertexts for plan {plan.hex()[:12]}, got {owner.hex()[:12]}. "
             "Fetch the client files again."
         )
-    if zlib.crc32(content) != checksum:
+    if checksum_of(content) != checksum:
         raise DataError("The content differs from its checksum. It was damaged on the way: resend.")
     return Envelope(kind=kind, plan=owner, keys=keys, content=content)
 

@@ -5,17 +5,17 @@ key sees e. Flooding adds a Gaussian of standard deviation s to each of the d an
 uniform number of reach M to every other part of the reply, so that the distribution of the reply
 is that of one made from f(x) alone, but for a statistical distance of at most
 
-    sqrt(d) E / (2 s)  +  N B / (2 M)  <=  2**-bits
+    sqrt(d) E / (2 s)  +  N B / (2 M)  +  2**-(bits + 2)  <=  2**-bits
 
 where |e| <= E and what is masked stays below B in each of N real numbers (two Gaussians whose means
-are D apart differ by at most D / (2 s), two uniform ones by D / (2 M)). f is the network with its
-weights as they were encoded, on the numbers that the client encrypted, its own noise included. The
-last layer is laid out so that every slot holds a whole answer, known from f(x), or nothing: B is
-what the encoding's errors leave there, and no partial sum. E and B are simulated for inputs
-within the bound, with a margin, and not proved. Outside the claim are ciphertexts that the client
-made otherwise, and what several replies tell together beyond the sum of their distances. s must
-stay below what answers may err by, so E must lie over 40 bits lower: hence scales of 72 bits, more
-primes, and mostly a larger ring.
+are D apart differ by at most D / (2 s), two uniform ones by D / (2 M)), except with the chance of
+the last term. f is the network with its weights as they were encoded, on the numbers that the
+client encrypted, its own noise included. The last layer is laid out so that every slot holds a
+whole answer, known from f(x), or nothing: B is what the encoding's errors leave there, and no
+partial sum. E and B are bounded for every input within the bound, see `noise` for what is assumed.
+Outside the claim are ciphertexts and keys that the client made otherwise, and what several replies
+tell together beyond the sum of their distances. s must stay below what answers may err by, so E
+must lie over 40 bits lower: hence scales of 72 bits or more, more primes, and mostly a larger ring.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reticent.inference.ckks.chain import FLOODED_WEIGHT_BITS
 from reticent.inference.ckks.engine import Engine
+from reticent.inference.ckks.lowering import Lowered
+from reticent.inference.ckks.noise import tail
 from reticent.inference.ckks.program import Values
+from reticent.inference.ckks.reach import largest_hidden
 from reticent.random import SecureRandom
 
-# Of the scale of values, so that their noise lies below 2**-50.
-FLOODED_BITS = 72
-# Of weights: what is left in a slot that should hold nothing is their errors' share.
-FLOODED_WEIGHT_BITS = 36
-MARGIN = 8.0
 # Bits of a mask that one float64 is trusted with; finer ones come from another.
 _LIMB_BITS = 45
 
@@ -52,10 +51,19 @@ class Flood:
 def flood(bits: int, *, degree: int, answers: int, error: float, content: float) -> Flood:
     """For a distance of 2**-`bits`: half of it for the answers, half for what is masked.
 
-    `error` and `content` are E and B as simulated; `MARGIN` is added here.
+    `error` and `content` are E and B.
     """
-    spread = 2.0**bits * math.sqrt(answers) * MARGIN * error
-    return Flood(bits=bits, spread=spread, reach=2.0 ** (bits + 1) * degree * MARGIN * content)
+    spread = 2.0**bits * math.sqrt(answers) * error
+    return Flood(bits=bits, spread=spread, reach=2.0 ** (bits + 1) * degree * content)
+
+
+def content(lowered: Lowered, degree: int, *, bound: float, bits: int) -> float:
+    """What a part of a flooded reply holds besides the answers: the hidden layer times the errors
+    that the last weights have as encoded, in slots for other rows and in imaginary parts.
+    """
+    coded = math.sqrt(degree / 24) / 2.0**FLOODED_WEIGHT_BITS
+    hidden = float(np.linalg.norm(largest_hidden(lowered, bound)))
+    return tail(bits + 2, degree) * coded * hidden + 2.0**-50
 
 
 def room(made: Flood, degree: int) -> float:

@@ -11,9 +11,9 @@ from reticent.inference.ckks.chain import Chain
 from reticent.inference.ckks.choice import best, flooded_best, unfitting
 from reticent.inference.ckks.flooding import Flood
 from reticent.inference.ckks.lowering import Lowered
-from reticent.inference.ckks.noise import Error
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS
+from reticent.inference.ckks.reach import Reach, reach_within
 
 # Of one client's keys and the weights that are encoded beside them.
 MOST_BYTES = 4_000_000_000
@@ -26,12 +26,13 @@ class Laid:
     packing: str
     layers: tuple[Layer, ...]
     chain: Chain
-    error: Error
+    error: float
     flood: Flood | None = None
 
 
-def candidates(lowered: Lowered, bound: float, flooding_bits: int) -> list[Laid]:
+def candidates(lowered: Lowered, bound: float, reach: Reach, flooding_bits: int) -> list[Laid]:
     """Every packing with its cheapest chain that is precise enough, in the smallest ring."""
+    within = reach_within(lowered, bound) if flooding_bits else ()
     widest = max(max(matrix.weight.shape) for matrix in lowered.matrices)
     for degree in MOST_BITS:
         if widest > degree // 2:
@@ -39,14 +40,22 @@ def candidates(lowered: Lowered, bound: float, flooding_bits: int) -> list[Laid]
         found = []
         for name, layers in packings(lowered, degree // 2, whole=flooding_bits > 0):
             if flooding_bits:
-                flooded = flooded_best(lowered, layers, degree, bound=bound, bits=flooding_bits)
+                flooded = flooded_best(
+                    lowered,
+                    layers,
+                    degree,
+                    reach=reach,
+                    within=within,
+                    bound=bound,
+                    bits=flooding_bits,
+                )
                 if flooded is not None:
                     chain, error, flood = flooded
                     found.append(
                         Laid(packing=name, layers=layers, chain=chain, error=error, flood=flood)
                     )
                 continue
-            made = best(lowered, layers, degree, bound=bound)
+            made = best(lowered, layers, degree, reach=reach)
             if made is not None:
                 chain, error = made
                 found.append(Laid(packing=name, layers=layers, chain=chain, error=error))

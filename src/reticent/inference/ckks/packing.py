@@ -9,6 +9,7 @@ the server's rotations are what is dear. `diagonals` proves that each pair is me
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,9 +59,14 @@ class Layer:
         return tuple(sorted({turn - turn % self.baby for turn in self.turns}))
 
     @property
+    def moves(self) -> tuple[int, ...]:
+        """The rotations between giant steps, from the last down to 0."""
+        return tuple(to - at for at, to in itertools.pairwise((0, *self.giants)) if to > at)
+
+    @property
     def steps(self) -> set[int]:
         """The rotations that keys are needed for."""
-        return {*self.babies, *self.giants, *self.sums} - {0}
+        return {*self.babies, *self.moves, *self.sums} - {0}
 
     @property
     def count(self) -> int:

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import packing
-from reticent.inference.ckks.chain import Chain, flooded_chain
-from reticent.inference.ckks.flooding import FLOODED_BITS, Flood
+from reticent.inference.ckks.chain import FLOODED_BITS, Chain, flooded_chain
+from reticent.inference.ckks.flooding import Flood
 from reticent.inference.ckks.layouts import Laid, affordable, candidates, steps_of
 from reticent.inference.ckks.lowering import Lowered, lower
+from reticent.inference.ckks.noise import CERTIFIED_BITS, places_for
 from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.primitives import Primitives, measured
-from reticent.inference.ckks.program import Program
+from reticent.inference.ckks.program import Program, Values
+from reticent.inference.ckks.reach import Reach, measured_reach
 
 Goal = Literal["latency", "upload"]
 
@@ -29,7 +31,7 @@ Goal = Literal["latency", "upload"]
 class Estimate:
     """What a packing costs; bytes, milliseconds of one thread's CPU time.
 
-    `places` are the binary places of an answer that noise leaves right, by simulation.
+    `places` are the binary places of an answer that noise leaves right, as certified.
     """
 
     packing: str
@@ -80,6 +82,7 @@ class Plan:
     estimate: Estimate
     others: tuple[Estimate, ...]
     primitives: Primitives = field(repr=False)
+    reach: Reach = field(repr=False)
     flood: Flood | None = None
 
     @property
@@ -130,6 +133,8 @@ class Plan:
         lines = [
             f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security",
             *(_line(each) for each in (self.estimate, *self.others)),
+            f"certified on {_inputs(self.reach)}: an answer errs by more with a chance of "
+            f"2^-{CERTIFIED_BITS} at most",
             _flooding(self),
         ]
         return "\n".join(lines)
@@ -139,21 +144,26 @@ def plan(
     program: Program,
     *,
     goal: Goal = "latency",
+    records: Values | None = None,
+    reach: Reach | None = None,
     primitives: Primitives | None = None,
     flooding_bits: int = 0,
 ) -> Plan:
     """The cheapest layout of `program` for `goal`, from primitives measured on this machine.
 
-    With `flooding_bits` replies tell nothing of the weights beyond answers, see `flooding`; 40 is
-    usual, and takes a larger ring. Raises `UnsupportedError` for what no ring holds, naming the
-    layer.
+    The answers' precision is certified for inputs like `records` (n, inputs), or as an earlier
+    plan's `reach` has it; a linear program can do without. With `flooding_bits` replies tell
+    nothing of the weights beyond answers, see `flooding`; 40 is usual, and takes a larger ring.
+    Raises `UnsupportedError` for what no ring holds, naming the layer, `ConfigError` for a lack of
+    records.
     """
     if goal not in get_args(Goal):
         raise UnsupportedError(
             f"Never here: goal={goal!r}. Choose latency or upload; for batches use plan_batch."
         )
     lowered = lower(program)
-    found = affordable(candidates(lowered, program.bound, flooding_bits))
+    reach = reach or measured_reach(lowered, program.bound, records)
+    found = affordable(candidates(lowered, program.bound, reach, flooding_bits))
     degree = found[0].chain.parameters.degree
     levels = max(each.chain.parameters.levels for each in found)
     costs = primitives or measured(degree, levels)
@@ -170,6 +180,7 @@ def plan(
         estimate=chosen,
         others=tuple(other for _, other in others),
         primitives=costs,
+        reach=reach,
         flood=laid.flood,
     )
 
@@ -197,7 +208,7 @@ def _estimate(laid: Laid, lowered: Lowered, costs: Primitives) -> Estimate:
         server_ms=total
         + costs.at("mask", laid.chain.stages[-1].left)
         + costs.at("load", parameters.levels) * uploads,
-        places=laid.error.places,
+        places=places_for(laid.error),
     )
 
 
@@ -210,6 +221,10 @@ def _line(each: Estimate) -> str:
     )
 
 
+def _inputs(reach: Reach) -> str:
+    return f"{reach.records} records" if reach.records else "every input within the bound"
+
+
 def _flooding(made: Plan) -> str:
     """What replies tell of the weights, or what it would cost that they don't."""
     if made.flood is not None:
@@ -219,7 +234,8 @@ def _flooding(made: Plan) -> str:
         )
     now = made.parameters
     for degree in MOST_BITS:
-        chain = flooded_chain(len(made.layers), degree, FLOODED_BITS + 30)
+        least = min(FLOODED_BITS[0])
+        chain = flooded_chain(len(made.layers), degree, scale=least, reply_bits=least + 30)
         if chain is not None and degree >= now.degree:
             then = chain.parameters
             times = then.degree * (then.levels + 1) ** 2 / (now.degree * (now.levels + 1) ** 2)

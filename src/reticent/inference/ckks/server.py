@@ -108,27 +108,35 @@ class _Ready:
         engine, layer = self._engine, self._layer
         if self._incoming != engine.scale(values[0]):
             self._encode(engine.scale(values[0]))
-        total = None
-        babies = [self._babies(value) for value in values]
-        for giant in layer.giants:
+        total = self._turned([self._babies(value) for value in values])
+        for step in layer.sums:
+            total = engine.add_into(engine.rotate(total, step), total)
+        total = engine.add_plain(total, self._plain("bias", self._bias, total))
+        return total if self._offset is None else self._squared(total)
+
+    def _turned(self, babies: list[dict[int, Any]]) -> Any:
+        """The sum over giant steps, from the last down, as Horner's rule has it: one key for all
+        steps that are equally far apart.
+        """
+        engine, total, at = self._engine, None, 0
+        for giant in reversed(self._layer.giants):
+            if total is not None:
+                total = engine.rotate_into(total, at - giant)
+            at = giant
             part = self._inner(babies, giant)
             if part is None:
                 continue
             for _ in range(self._stage.divides):
                 part = engine.rescale(part)
-            turned = engine.rotate(part, giant) if giant else part
-            total = turned if total is None else engine.add(total, turned)
+            total = part if total is None else engine.add_into(total, part)
         assert total is not None
-        for step in layer.sums:
-            total = engine.add(total, engine.rotate(total, step))
-        total = engine.add_plain(total, self._plain("bias", self._bias, total))
-        return total if self._offset is None else self._squared(total)
+        return engine.rotate_into(total, at) if at else total
 
     def _inner(self, babies: list[dict[int, Any]], giant: int) -> Any:
         engine, total = self._engine, None
-        # An input that is met once needs no copy.
-        once = len(self._layer.turns) == 1
-        multiply = engine.multiply_into if once else engine.multiply_plain
+        # What is met for the last time needs no copy.
+        last = giant == self._layer.giants[0]
+        multiply = engine.multiply_into if last else engine.multiply_plain
         for turned, encoded in zip(babies, self._encoded, strict=True):
             for baby, value in turned.items():
                 plain = encoded.get(giant + baby)

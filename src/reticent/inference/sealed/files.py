@@ -11,9 +11,11 @@ from reticent.errors import BundleError, ConfigError
 from reticent.inference.ckks import program_file
 from reticent.inference.ckks.plan import Goal, Plan, plan
 from reticent.inference.ckks.primitives import Primitives
-from reticent.inference.ckks.program import Program
+from reticent.inference.ckks.program import Program, Values
+from reticent.inference.ckks.reach import reach_from_json
 
 PROGRAM_FILE, LAYOUT_FILE = "network.npz", "layout.json"
+_SCHEMA = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,9 @@ class Layout:
         return 0 if self.plan.flood is None else self.plan.flood.bits
 
 
-def laid_out(program: Program, *, goal: Goal, flooding_bits: int) -> Layout:
-    """`program` planned from primitives measured on this machine."""
-    chosen = plan(program, goal=goal, flooding_bits=flooding_bits)
+def laid_out(program: Program, *, goal: Goal, flooding_bits: int, records: Values | None) -> Layout:
+    """`program` planned from primitives measured on this machine, and for inputs like `records`."""
+    chosen = plan(program, goal=goal, flooding_bits=flooding_bits, records=records)
     return Layout(program=program, plan=chosen, goal=goal, primitives=chosen.primitives)
 
 
@@ -41,9 +43,10 @@ def save_layout(folder: Path, layout: Layout) -> None:
     """Write the network and its layout into `folder`."""
     program_file.save(folder / PROGRAM_FILE, layout.program)
     record = {
-        "schema": 2,
+        "schema": _SCHEMA,
         "goal": layout.goal,
         "flooding_bits": layout.flooding_bits,
+        "reach": layout.plan.reach.to_json(),
         "plan": layout.plan.digest.hex(),
         "primitives": {name: list(times) for name, times in layout.primitives.table.items()},
         "estimate": layout.plan.estimate.to_json(),
@@ -64,7 +67,7 @@ def load_layout(folder: Path) -> Layout:
     program = program_file.load(folder / PROGRAM_FILE)
     try:
         record: dict[str, Any] = json.loads((folder / LAYOUT_FILE).read_text())
-        if record["schema"] != 2:
+        if record["schema"] != _SCHEMA:
             raise ValueError(f"schema={record['schema']!r}")
         primitives = Primitives(
             table={
@@ -73,8 +76,13 @@ def load_layout(folder: Path) -> Layout:
             }
         )
         goal: Goal = record["goal"]
-        flooding = int(record["flooding_bits"])
-        made = plan(program, goal=goal, primitives=primitives, flooding_bits=flooding)
+        made = plan(
+            program,
+            goal=goal,
+            reach=reach_from_json(record["reach"]),
+            primitives=primitives,
+            flooding_bits=int(record["flooding_bits"]),
+        )
         if made.digest.hex() != record["plan"]:
             raise ValueError("this version would lay it out otherwise than the client's files say")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:

@@ -7,6 +7,7 @@ from typing import cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reticent.data.task import Kind
@@ -16,6 +17,7 @@ from reticent.inference.ckks.graph_import import to_program
 from reticent.inference.ckks.plan import Goal
 from reticent.inference.ckks.polynomialise import polynomialise
 from reticent.inference.ckks.program import Polynomial, Program
+from reticent.inference.ckks.reach import MOST_RECORDS
 from reticent.inference.sealed.files import Layout, laid_out
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.halves import Halves
@@ -76,7 +78,8 @@ def sealed(problem: Problem) -> Halves:
     flooding = problem.options.get("flooding_bits", FLOODING_BITS)
     if isinstance(flooding, bool) or not isinstance(flooding, int) or not 0 <= flooding <= 128:
         raise ConfigError(f"Expected 0 <= flooding_bits <= 128, got flooding_bits={flooding!r}.")
-    layout = laid_out(program, goal=cast(Goal, goal), flooding_bits=flooding)
+    records = _features(problem, encoder) if bound is None else None
+    layout = laid_out(program, goal=cast(Goal, goal), flooding_bits=flooding, records=records)
     return Halves(
         encoder=encoder,
         release=Sealed(plan=layout.plan.for_client()),
@@ -111,6 +114,12 @@ def _fitted(problem: Problem, encoder: nn.Module, head: nn.Module) -> Program:
         seed=problem.seed,
     )
     return made.program
+
+
+def _features(problem: Problem, encoder: nn.Module) -> NDArray[np.float64]:
+    """What the encoder makes of training records: inputs like those that will be sealed."""
+    x = torch.from_numpy(problem.train.x[:MOST_RECORDS])
+    return forward(encoder, x).double().numpy()
 
 
 def _epochs(n: int) -> int:

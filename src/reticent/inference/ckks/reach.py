@@ -1,0 +1,228 @@
+"""How far noise reaches: from each place of a network where it arises to the answers.
+
+To first order noise e in the values of a place moves the answers by J e, J the network's Jacobian
+from there on. What is kept is the largest square norm of J's rows, over the answers and over
+records (`measured_reach`) or over every input within a bound (`reach_within`). It says nothing of
+scales and primes: those of any chain are multiplied with it, see `noise`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reticent.errors import ConfigError
+from reticent.inference.ckks.lowering import Lowered
+from reticent.inference.ckks.program import Values
+
+# Records that are looked at, and how many at once.
+MOST_RECORDS, _AT_ONCE = 512, 32
+# The share of the answers' size that a certified error may have at most.
+TOLERANCE = 2.0**-6
+# The same of the largest answer that any input gets, for lack of records.
+_UNSEEN = 2.0**-10
+# How many records' decisions rounding may turn: as it should be, and at most.
+_WANTED, _MOST = (1, 1e-3), (2, 1e-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Largest squares, by which the variance of noise at one matrix is multiplied.
+
+    `rows`: independent noise in every slot that holds a row of its product; `row`: in one row's.
+    `pairs`, `pair`: the same in the values that it multiplies, as each meets each weight; `values`:
+    in those values, one noise each for all weights. `coded`: errors of unit variance in weights,
+    for all values; `used`: for those only whose weight isn't zero.
+    """
+
+    rows: float
+    row: float
+    pairs: float
+    pair: float
+    values: float
+    coded: float
+    used: float
+
+
+_NAMES = ("rows", "row", "pairs", "pair", "values", "coded", "used")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """A gain for each matrix; `size`, the largest answer (at least 1); `wanted`, the largest error
+    that leaves decisions as they are, and `most`, beyond which answers are of no use; `records`
+    they were measured on, 0 where none were needed.
+    """
+
+    gains: tuple[Gain, ...]
+    size: float
+    wanted: float
+    most: float
+    records: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `reach_from_json` restores."""
+        return {**vars(self), "gains": [vars(gain) for gain in self.gains]}
+
+
+def reach_from_json(record: Mapping[str, Any]) -> Reach:
+    """What `to_json` wrote. Raises `LookupError`, `TypeError` or `ValueError` for anything else."""
+    gains = tuple(Gain(**{n: float(each[n]) for n in _NAMES}) for each in record["gains"])
+    size, wanted, most = (float(record[name]) for name in ("size", "wanted", "most"))
+    if not (size >= 1 and 0 < wanted <= most):
+        raise ValueError(f"{size=}, {wanted=}, {most=}")
+    return Reach(gains=gains, size=size, wanted=wanted, most=most, records=int(record["records"]))
+
+
+def measured_reach(lowered: Lowered, bound: float, records: Values | None = None) -> Reach:
+    """Over `records` (n, ...), of which `MOST_RECORDS` are looked at; a linear network's is known
+    without them.
+
+    Raises `ConfigError` for records of another size or none, or for a lack of them: what squares
+    make of inputs that nobody has seen tells nothing of those that will come.
+    """
+    inputs = lowered.matrices[0].weight.shape[1]
+    if records is None:
+        if lowered.squares:
+            raise ConfigError(
+                "Expected records, inputs like those that will be sent (n, inputs), for a network "
+                f"with {len(lowered.squares)} stages of activations, got records=None: without "
+                "them nothing is known of the answers' precision."
+            )
+        last = lowered.matrices[0]
+        size = max(1.0, float((np.abs(last.weight).sum(axis=1) * bound + np.abs(last.bias)).max()))
+        gains = reach_within(lowered, bound)
+        return Reach(gains=gains, size=size, wanted=_UNSEEN * size, most=_UNSEEN * size, records=0)
+    records = np.asarray(records[:MOST_RECORDS], dtype=np.float64)
+    if len(records) == 0 or records[0].size != inputs:
+        raise ConfigError(
+            f"Expected records of {inputs} numbers, one or more, got shape={records.shape}."
+        )
+    records = records.reshape(len(records), inputs)
+    answers = lowered.run(records)
+    size = max(1.0, float(np.abs(answers).max()))
+    most = min(TOLERANCE * size, _deciding(answers, *_MOST))
+    return Reach(
+        gains=_measured(lowered, records),
+        size=size,
+        wanted=min(most, _deciding(answers, *_WANTED)),
+        most=most,
+        records=len(records),
+    )
+
+
+def reach_within(lowered: Lowered, bound: float) -> tuple[Gain, ...]:
+    """Over every input of at most `bound` in each value: not measured but bounded.
+
+    Values are bounded by intervals; J is a product of matrices, whose norms are multiplied but for
+    the last two.
+    """
+    values, made = _intervals(lowered, bound), []
+    weights = [matrix.weight for matrix in lowered.matrices]
+    slopes = [_slopes(lowered, values, index) for index in range(len(lowered.squares))]
+    norm = rows = row = 1.0
+    for index in range(len(weights) - 1, -1, -1):
+        squares = weights[index] ** 2
+        energy = float((values[index] ** 2).sum())
+        made.append(
+            Gain(
+                rows=rows,
+                row=row,
+                pairs=norm * float(squares.sum(axis=1).max()),
+                pair=norm * float(squares.max(initial=0.0)),
+                values=norm * float(np.linalg.norm(weights[index], 2)) ** 2,
+                coded=norm * energy,
+                used=norm * energy,
+            )
+        )
+        if index:
+            last = index == len(weights) - 1
+            steep = squares * slopes[index - 1] ** 2
+            shared = 1 if last else len(squares)
+            rows = shared * norm * float(steep.sum(axis=1).max())
+            row = shared * norm * float(steep.max() if last else steep.sum(axis=0).max())
+            whole = rows if last else float(np.linalg.norm(np.sqrt(steep), 2)) ** 2
+            norm = whole if last else norm * whole
+    return tuple(made[::-1])
+
+
+def largest_hidden(lowered: Lowered, bound: float) -> Values:
+    """The largest sizes of the values that the last matrix multiplies, over every input."""
+    return _intervals(lowered, bound)[-1]
+
+
+def _intervals(lowered: Lowered, bound: float) -> list[Values]:
+    """The largest size of each value that a matrix multiplies."""
+    values = [np.full(lowered.matrices[0].weight.shape[1], float(bound))]
+    for matrix, square in zip(lowered.matrices, lowered.squares, strict=False):
+        reached = np.abs(matrix.weight) @ values[-1] + np.abs(matrix.bias)
+        values.append(reached * (reached + np.abs(square.offset)))
+    return values
+
+
+def _slopes(lowered: Lowered, values: list[Values], index: int) -> Values:
+    """The largest slope of each square."""
+    matrix, square = lowered.matrices[index], lowered.squares[index]
+    reached = np.abs(matrix.weight) @ values[index] + np.abs(matrix.bias)
+    return 2 * reached + np.abs(square.offset)
+
+
+def _measured(lowered: Lowered, records: Values) -> tuple[Gain, ...]:
+    found = np.zeros((len(lowered.matrices), len(_NAMES)))
+    for at in range(0, len(records), _AT_ONCE):
+        found = np.maximum(found, _of(lowered, records[at : at + _AT_ONCE]))
+    return tuple(Gain(**dict(zip(_NAMES, map(float, each), strict=True))) for each in found)
+
+
+def _of(lowered: Lowered, records: Values) -> Values:
+    """The fields of each matrix's gain (matrices, 7), largest over these records and answers."""
+    values, slopes = [records], []
+    for matrix, square in zip(lowered.matrices, lowered.squares, strict=False):
+        reached = matrix.run(values[-1])
+        values.append(square.run(reached))
+        slopes.append(2 * reached + square.offset)
+    made = []
+    jacobian = np.eye(len(lowered.matrices[-1].weight))[None]
+    noisy = jacobian**2
+    for index in range(len(lowered.matrices) - 1, -1, -1):
+        weight, each = lowered.matrices[index].weight, jacobian**2
+        squares, energy = weight**2, values[index] ** 2
+        used = energy @ (weight != 0).T.astype(np.float64)
+        onwards = jacobian @ weight
+        made.append(
+            [
+                noisy.sum(axis=2).max(),
+                noisy.max(),
+                (each @ squares.sum(axis=1)).max(),
+                (each * squares.max(axis=1, initial=0.0)).max(),
+                (onwards**2).sum(axis=2).max(),
+                (each.sum(axis=2) * energy.sum(axis=1)[:, None]).max(),
+                (each * used[:, None]).sum(axis=2).max(),
+            ]
+        )
+        if index:
+            # A row's slots bear noise of their own and meet different rows of the next matrix,
+            # whose shares may not cancel then.
+            noisy = (np.abs(jacobian) @ np.abs(weight) * slopes[index - 1][:, None]) ** 2
+            jacobian = onwards * slopes[index - 1][:, None]
+    return np.array(made[::-1])
+
+
+def _deciding(answers: Values, few: int, share: float) -> float:
+    """The largest error for which answers rounded to twice it decide as they do now: by their sign
+    if they are one, else by the largest. So `few` records may turn, or this share of them.
+    """
+    many = answers.shape[1] > 1
+    now = answers.argmax(axis=1) if many else answers[:, 0] > 0
+    step = 2.0 ** math.ceil(math.log2(max(1.0, float(np.abs(answers).max()))))
+    while step > 2.0**-64:
+        rounded = np.round(answers / step) * step
+        then = rounded.argmax(axis=1) if many else rounded[:, 0] > 0
+        if (then != now).sum() <= max(few, share * len(answers)):
+            break
+        step /= 2
+    return step / 2
