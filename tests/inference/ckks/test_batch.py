@@ -21,11 +21,13 @@ from reticent.errors import (
 from reticent.inference.ckks import batch_plan
 from reticent.inference.ckks.batch import BatchClient, BatchServer
 from reticent.inference.ckks.batch_plan import plan_batch
-from reticent.inference.ckks.choice import TOLERANCE
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
+from reticent.inference.ckks.envelope import Kind, split, unpack
 from reticent.inference.ckks.keys import SecretKeys
+from reticent.inference.ckks.noise import certified_error
 from reticent.inference.ckks.parameters import uniform
 from reticent.inference.ckks.program import Convolution, Linear, Polynomial, Program, Step
+from reticent.inference.ckks.reach import measured_reach, reach_within
 from reticent.inference.ckks.residues import Shape, combine, groups
 
 PARAMETERS = uniform(8192, levels=2, scale_bits=30)
@@ -100,12 +102,12 @@ def test_sums_that_would_not_be_exact_are_refused():
 
 @pytest.mark.parametrize("n", [1, 300])
 def test_every_record_of_a_batch_gets_the_networks_answer(pair, n):
-    _, client, server = pair
+    plan, client, server = pair
     x = np.random.default_rng(2).uniform(-1, 1, size=(n, 1, 5, 5))
     got = client.decrypt_batch(server.answer(client.encrypt_batch(x)), n)
     want = network().run(x)
     assert got.shape == want.shape
-    assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max()
+    assert np.abs(got - want).max() < 2.0 ** -(plan.places + 1)
 
 
 def test_a_plan_says_what_a_batch_costs(pair):
@@ -189,3 +191,51 @@ def test_replies_are_fresh_each_time(pair):
     _, client, server = pair
     good = list(client.encrypt_batch(np.zeros((1, 25))))
     assert list(server.answer(good)) != list(server.answer(good))
+
+
+def test_a_flooded_batch_bears_the_noise_that_is_claimed_and_nothing_else():
+    rng = np.random.default_rng(6)
+    plan = plan_batch(network(), records=rng.uniform(-1, 1, size=(64, 25)), flooding_bits=40)
+    client = BatchClient(dataclasses.replace(plan.for_client(), places=40))
+    server = BatchServer(plan, client.public_keys)
+    x = rng.uniform(-1, 1, size=(plan.records, 25))
+    replies = list(server.answer(client.encrypt_batch(x)))
+    # The network as it is computed: with weights rounded to whole steps.
+    first, last = plan.lowered.matrices
+    steps = [2.0**stage.weight_bits for stage in plan.chain.stages]
+    hidden = plan.lowered.squares[0].run(
+        x @ (np.rint(first.weight * steps[0]) / steps[0]).T + first.bias
+    )
+    want = hidden @ (np.rint(last.weight * steps[1]) / steps[1]).T + last.bias
+    noise = client.decrypt_batch(replies, len(x)) - want
+    assert noise.std() == pytest.approx(plan.flood.spread, rel=0.02)
+    assert abs(noise.mean()) < 5 * plan.flood.spread / np.sqrt(noise.size)
+    keys = client._keys
+    for reply in replies:
+        content = unpack(reply, kind=Kind.REPLY, plan=plan.digest, most=1 << 24).content
+        made = seal_library().Ciphertext()
+        made.load_bytes(keys.context, split(content, count=1, most=1 << 24)[0])
+        slots = np.asarray(keys.encoder.decode_complex(keys._decryptor.decrypt(made)))
+        assert slots.imag.std() == pytest.approx(plan.flood.reach / np.sqrt(3), rel=0.02)
+    told = certified_error(
+        reach_within(plan.lowered, 1.0),
+        None,
+        plan.chain,
+        answers=noise.size,
+        bits=42,
+        own=True,
+    )
+    distance = np.sqrt(noise.size) * told / (2 * plan.flood.spread)
+    distance += noise.size * told / (2 * plan.flood.reach) + 2.0**-42
+    assert distance <= 2.0**-40 * (1 + 1e-9)
+    assert "40 bits of statistical security" in plan.describe()
+
+
+def test_no_error_in_a_batch_is_larger_than_certified(pair):
+    plan, client, server = pair
+    x = np.random.default_rng(8).uniform(-1, 1, size=(1000, 25))
+    got = client.decrypt_batch(server.answer(client.encrypt_batch(x)), len(x))
+    error = np.abs(got - network().run(x.reshape(-1, 1, 5, 5))).max()
+    reach = measured_reach(plan.lowered, 1.0, x)
+    told = certified_error(reach.gains, None, plan.chain, answers=2)
+    assert told / 50 < error < told

@@ -77,7 +77,7 @@ def test_noise_and_masks_have_the_width_that_is_claimed(parties):
 
 def test_the_stated_distance_follows_from_the_widths():
     error, held, degree, answers = 2.0**-55, 2.0**-18, 16384, 10
-    made = flood(40, degree=degree, answers=answers, error=error, content=held)
+    made = flood(40, masked=degree, answers=answers, error=error, content=held)
 
     def distance(spread, reach):
         noise = math.sqrt(answers) * error / (2 * spread)

@@ -26,8 +26,10 @@ from reticent.inference.ckks.batch_plan import BatchPlan
 from reticent.inference.ckks.chain import Stage
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.flooding import flooded
 from reticent.inference.ckks.keys import SLACK, load_keys
 from reticent.inference.ckks.residues import Residues, Shape, combine, groups
+from reticent.random import SecureRandom
 
 
 class BatchClient(EncryptedClient):
@@ -89,6 +91,7 @@ class BatchServer:
     def __init__(self, plan: BatchPlan, keys: bytes) -> None:
         self._plan = plan
         self._key_id, self._engine = load_keys(plan.parameters, keys, plan=plan.digest, rotations=1)
+        self._random = SecureRandom()
 
     def answer(self, requests: Iterable[bytes]) -> Iterator[bytes]:
         """One reply per output. Raises `DataError`, `BundleError`, `AuthenticationError`."""
@@ -105,10 +108,16 @@ class BatchServer:
                 ]
             values += made
         for each in values:
-            content = join([engine.save(engine.rerandomise(each))])
+            content = join([engine.save(self._hidden(each))])
             yield Envelope(
                 kind=Kind.REPLY, plan=self._plan.digest, keys=self._key_id, content=content
             ).pack()
+
+    def _hidden(self, made: Any) -> Any:
+        if self._plan.flood is None:
+            return self._engine.rerandomise(made)
+        every = np.ones(self._plan.parameters.slots, dtype=np.bool_)
+        return flooded(self._engine, made, every, self._plan.flood, self._random)
 
     def _read(self, requests: Iterable[bytes]) -> list[Any]:
         parameters = self._plan.parameters
@@ -146,7 +155,8 @@ class BatchServer:
     ) -> list[Any]:
         engine, level = self._engine, stage.level
         incoming = engine.scale(values[0])
-        scale = 2.0**stage.out_bits * (engine.prime(level) if stage.divides else 1) / incoming
+        primes = [float(engine.prime(at)) for at in range(level, stage.left, -1)]
+        scale = 2.0**stage.out_bits * math.prod(primes) / incoming
         shape = Shape(
             degree=self._plan.parameters.degree,
             primes=tuple(engine.prime(at) for at in range(level + 1)),
@@ -167,9 +177,14 @@ class BatchServer:
                 made.append((int(row), self._engine.load(head + out.tobytes())))
         ordered = [each for _, each in sorted(made, key=lambda pair: pair[0])]
         return [
-            self._shifted(engine.rescale(each) if stage.divides else each, float(constant))
+            self._shifted(self._divided(each, stage), float(constant))
             for each, constant in zip(ordered, bias, strict=True)
         ]
+
+    def _divided(self, value: Any, stage: Stage) -> Any:
+        for _ in range(stage.divides):
+            value = self._engine.rescale(value)
+        return value
 
     def _residues(
         self, values: list[Any], shape: Shape, scale: float

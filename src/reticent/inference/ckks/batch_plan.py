@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks.chain import Chain, Stage
-from reticent.inference.ckks.choice import best, unfitting
+from reticent.inference.ckks.choice import best, flooded_batch, unfitting
+from reticent.inference.ckks.flooding import Flood
 from reticent.inference.ckks.layouts import MOST_BYTES
 from reticent.inference.ckks.lowering import Lowered, lower
 from reticent.inference.ckks.noise import places_for
@@ -21,7 +22,7 @@ from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import ClientPlan
 from reticent.inference.ckks.primitives import Primitives, measured
 from reticent.inference.ckks.program import Program, Values
-from reticent.inference.ckks.reach import Reach, measured_reach
+from reticent.inference.ckks.reach import Reach, measured_reach, reach_within
 from reticent.inference.ckks.residues import BLOCK, Shape, combine, groups
 
 
@@ -38,6 +39,7 @@ class BatchPlan:
     memory_bytes: int
     server_ms: float
     places: int
+    flood: Flood | None = None
 
     @property
     def parameters(self) -> Parameters:
@@ -68,6 +70,7 @@ class BatchPlan:
             bound=self.bound,
             digest=self.digest,
             places=self.places,
+            reply_primes=self.chain.stages[-1].left + 1,
         )
 
     def describe(self) -> str:
@@ -79,19 +82,33 @@ class BatchPlan:
             f"{self.upload_bytes / 1e6:.0f} MB ({self.upload_bytes / self.records / 1e3:.0f} kB a "
             f"record), reply {self.reply_bytes / 1e6:.1f} MB, {self.memory_bytes / 1e6:.0f} MB of "
             f"memory, about {self.server_ms / 1000:.1f} s "
-            f"of the server's CPU: {rate:.0f} records a second when full"
+            f"of the server's CPU: {rate:.0f} records a second when full, answers right to "
+            f"{self.places} binary places; {self._flooding()}"
+        )
+
+    def _flooding(self) -> str:
+        if self.flood is None:
+            return "noise in answers not flooded"
+        return (
+            f"flooded: {self.flood.bits} bits of statistical security, answers bear a Gaussian of "
+            f"{self.flood.spread:.2g}"
         )
 
 
 def plan_batch(
-    program: Program, *, records: Values | None = None, primitives: Primitives | None = None
+    program: Program,
+    *,
+    records: Values | None = None,
+    primitives: Primitives | None = None,
+    flooding_bits: int = 0,
 ) -> BatchPlan:
     """The batch layout of `program`, whose answers' precision is certified for inputs like
-    `records` (n, inputs); a linear program can do without. Raises `UnsupportedError` for what no
-    ring holds, `ConfigError` for a lack of records.
+    `records` (n, inputs); a linear program can do without. For `flooding_bits` see `flooding`.
+    Raises `UnsupportedError` for what no ring holds, `ConfigError` for a lack of records.
     """
     lowered = lower(program)
-    chain, error = _chain(lowered, measured_reach(lowered, program.bound, records))
+    reach = measured_reach(lowered, program.bound, records)
+    chain, error, flood = _chain(lowered, reach, program.bound, flooding_bits)
     parameters = chain.parameters
     inputs, outputs = lowered.matrices[0].weight.shape[1], len(lowered.matrices[-1].weight)
     memory = _memory(lowered, chain)
@@ -107,11 +124,12 @@ def plan_batch(
         lowered=lowered,
         bound=program.bound,
         upload_bytes=inputs * parameters.ciphertext_bytes,
-        reply_bytes=outputs * 2 * parameters.degree * 8,
+        reply_bytes=outputs * 2 * parameters.degree * 8 * (chain.stages[-1].left + 1),
         key_bytes=parameters.key_bytes(1),
         memory_bytes=memory,
         server_ms=_predicted(lowered, chain, costs),
         places=places_for(error),
+        flood=flood,
     )
 
 
@@ -125,13 +143,21 @@ def _memory(lowered: Lowered, chain: Chain) -> int:
     return most
 
 
-def _chain(lowered: Lowered, reach: Reach) -> tuple[Chain, float]:
+def _chain(
+    lowered: Lowered, reach: Reach, bound: float, flooding_bits: int
+) -> tuple[Chain, float, Flood | None]:
     """The cheapest chain that is precise enough, in the smallest ring."""
+    within = reach_within(lowered, bound) if flooding_bits else ()
     for degree in MOST_BITS:
+        if flooding_bits:
+            made = flooded_batch(lowered, degree, reach=reach, within=within, bits=flooding_bits)
+            if made is not None:
+                return made
+            continue
         found = best(lowered, None, degree, reach=reach)
         if found is not None:
-            return found
-    raise UnsupportedError(unfitting(lowered))
+            return *found, None
+    raise UnsupportedError(unfitting(lowered, flooding_bits))
 
 
 def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
@@ -148,7 +174,9 @@ def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
         if index < len(lowered.squares):
             total += costs.at("multiply", stage.left) * outputs
     load = costs.at("load", parameters.levels) * lowered.matrices[0].weight.shape[1]
-    return float(total + load + costs.at("mask", 0) * len(lowered.matrices[-1].weight))
+    return float(
+        total + load + costs.at("mask", chain.stages[-1].left) * len(lowered.matrices[-1].weight)
+    )
 
 
 def _sampled(weight: NDArray[np.float64], stage: Stage, parameters: Parameters) -> float:

@@ -8,6 +8,7 @@ to be squared as it is, and the network spends m - 1. Fewer primes make every op
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ HEADROOM_BITS = 26
 FLOODED_BITS = range(84, 59, -2), range(120, 84, -2)
 # Of weights: what is left in a slot that should hold nothing is their errors' share.
 FLOODED_WEIGHT_BITS = 36
+# Of whole weights in a flooded batch, where every slot is an answer.
+WHOLE_WEIGHT_BITS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,32 @@ def flooded_chain(matrices: int, degree: int, *, scale: int, reply_bits: int) ->
         stages.append(Stage(level=at, weight_bits=weights, out_bits=scale, divides=pieces))
     parameters = Parameters(degree=degree, prime_bits=sizes, scale_bits=inputs)
     return Chain(parameters=parameters, stages=tuple(stages))
+
+
+def flooded_batch_chain(matrices: int, degree: int, *, scale: int) -> Chain | None:
+    """The same where weights are whole numbers and nothing rotates; None where it is too long.
+
+    The first product isn't divided: it is at scale already.
+    """
+    weights, inputs = WHOLE_WEIGHT_BITS, MOST_PRIME_BITS
+    bits = inputs + weights
+    stages, primes = [Stage(level=0, weight_bits=weights, out_bits=bits, divides=0)], []
+    for _ in range(matrices - 1):
+        bits = 2 * bits + weights - scale
+        pieces = -(-bits // MOST_PRIME_BITS)
+        primes += _parts(bits, pieces)
+        stages.append(Stage(level=0, weight_bits=weights, out_bits=scale, divides=pieces))
+        bits = scale
+    reply = _parts(stages[-1].out_bits + HEADROOM_BITS, 2)
+    sizes = (*reply, *primes[::-1], MOST_PRIME_BITS)
+    if sum(sizes) > MOST_BITS[degree] or max(sizes) > MOST_PRIME_BITS:
+        return None
+    level, made = len(sizes) - 2, []
+    for stage in stages:
+        made.append(dataclasses.replace(stage, level=level))
+        level -= stage.divides
+    parameters = Parameters(degree=degree, prime_bits=sizes, scale_bits=inputs)
+    return Chain(parameters=parameters, stages=tuple(made))
 
 
 def _parts(bits: int, pieces: int) -> list[int]:

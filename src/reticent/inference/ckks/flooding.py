@@ -48,13 +48,13 @@ class Flood:
     reach: float
 
 
-def flood(bits: int, *, degree: int, answers: int, error: float, content: float) -> Flood:
+def flood(bits: int, *, masked: int, answers: int, error: float, content: float) -> Flood:
     """For a distance of 2**-`bits`: half of it for the answers, half for what is masked.
 
-    `error` and `content` are E and B.
+    `error` and `content` are E and B, `masked` is N.
     """
     spread = 2.0**bits * math.sqrt(answers) * error
-    return Flood(bits=bits, spread=spread, reach=2.0 ** (bits + 1) * degree * content)
+    return Flood(bits=bits, spread=spread, reach=2.0 ** (bits + 1) * masked * content)
 
 
 def content(lowered: Lowered, degree: int, *, bound: float, bits: int) -> float:

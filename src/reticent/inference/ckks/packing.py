@@ -10,6 +10,7 @@ the server's rotations are what is dear. `diagonals` proves that each pair is me
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -212,10 +213,26 @@ def diagonals(weight: Values, layer: Layer) -> list[list[Values]]:
     return made
 
 
-def fewest_rotations(layer: Layer) -> int:
-    """A lower bound for this upload: the best baby and giant steps, and the sum's doublings."""
-    best = min(_turned(layer.turns, baby) for baby in range(1, layer.rotations + 1))
-    return best + len(layer.sums)
+def fewest_rotations(weight: Values, ciphertexts: int, slots: int) -> int:
+    """A lower bound for a matrix on so many ciphertexts, however they are laid out.
+
+    A product with a plaintext multiplies `slots` pairs at most, so there are as many products as
+    pairs need; b rotations of the input and g of sums give (ciphertexts + b) (1 + g) of them. What
+    a row's columns leave in several slots is summed by doublings.
+    """
+    columns = int((weight != 0).sum(axis=1).max(initial=1))
+    least = max(1, -(-int(np.count_nonzero(weight)) // slots))
+    bounds: list[int] = []
+    for products in range(least, max(least, columns) + 1):
+        doublings = (-(-columns // products) - 1).bit_length()
+        turns = min(
+            max(0, -(-products // (1 + giants)) - ciphertexts) + giants
+            for giants in range(math.isqrt(products) + 1)
+        )
+        bounds.append(turns + doublings)
+        if not doublings:
+            break
+    return min(bounds)
 
 
 def thinned(weight: Values, layer: Layer) -> Layer:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reticent.errors import UnsupportedError
 from reticent.inference.ckks import packing
 from reticent.inference.ckks.chain import FLOODED_BITS, Chain, flooded_chain
+from reticent.inference.ckks.choice import headroom, shortage
 from reticent.inference.ckks.flooding import Flood
 from reticent.inference.ckks.layouts import Laid, affordable, candidates, steps_of
 from reticent.inference.ckks.lowering import Lowered, lower
@@ -134,7 +135,9 @@ class Plan:
             f"levels {p.levels}, ring {p.degree}, modulus {p.bits} bits, 128-bit security",
             *(_line(each) for each in (self.estimate, *self.others)),
             f"certified on {_inputs(self.reach)}: an answer errs by more with a chance of "
-            f"2^-{CERTIFIED_BITS} at most",
+            f"2^-{CERTIFIED_BITS} at most; values of 2^{headroom(self.chain, self.reach):.0f} "
+            "times the size would overflow",
+            *_smaller(self),
             _flooding(self),
         ]
         return "\n".join(lines)
@@ -201,7 +204,10 @@ def _estimate(laid: Laid, lowered: Lowered, costs: Primitives) -> Estimate:
     return Estimate(
         packing=laid.packing,
         rotations=sum(layer.count for layer in layers),
-        fewest_rotations=sum(packing.fewest_rotations(layer) for layer in layers),
+        fewest_rotations=sum(
+            packing.fewest_rotations(matrix.weight, len(layer.columns), parameters.slots)
+            for layer, matrix in zip(layers, lowered.matrices, strict=True)
+        ),
         upload_bytes=uploads * parameters.ciphertext_bytes,
         reply_bytes=2 * parameters.degree * 8 * (laid.chain.stages[-1].left + 1),
         key_bytes=parameters.key_bytes(len(steps_of(layers))),
@@ -219,6 +225,15 @@ def _line(each: Estimate) -> str:
         f"{each.reply_bytes / 1e6:.2f} MB, about {each.server_ms:.0f} ms of the server's CPU, "
         f"answers right to {each.places} binary places"
     )
+
+
+def _smaller(made: Plan) -> list[str]:
+    """Why the next smaller ring doesn't do."""
+    smaller = made.parameters.degree // 2
+    if smaller not in MOST_BITS:
+        return []
+    bits = 0 if made.flood is None else made.flood.bits
+    return [f"not ring {smaller}: {shortage(made.lowered, smaller, bits)}"]
 
 
 def _inputs(reach: Reach) -> str:

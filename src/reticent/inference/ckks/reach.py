@@ -54,11 +54,13 @@ _NAMES = ("rows", "row", "pairs", "pair", "values", "coded", "used")
 @dataclass(frozen=True, kw_only=True)
 class Reach:
     """A gain for each matrix; `size`, the largest answer (at least 1); `wanted`, the largest error
-    that leaves decisions as they are, and `most`, beyond which answers are of no use; `records`
-    they were measured on, 0 where none were needed.
+    that leaves decisions as they are, and `most`, beyond which answers are of no use; `ranges`, the
+    largest value of each matrix's product; `records` they were measured on, 0 where none were
+    needed.
     """
 
     gains: tuple[Gain, ...]
+    ranges: tuple[float, ...]
     size: float
     wanted: float
     most: float
@@ -72,10 +74,18 @@ class Reach:
 def reach_from_json(record: Mapping[str, Any]) -> Reach:
     """What `to_json` wrote. Raises `LookupError`, `TypeError` or `ValueError` for anything else."""
     gains = tuple(Gain(**{n: float(each[n]) for n in _NAMES}) for each in record["gains"])
+    ranges = tuple(float(each) for each in record["ranges"])
     size, wanted, most = (float(record[name]) for name in ("size", "wanted", "most"))
-    if not (size >= 1 and 0 < wanted <= most):
-        raise ValueError(f"{size=}, {wanted=}, {most=}")
-    return Reach(gains=gains, size=size, wanted=wanted, most=most, records=int(record["records"]))
+    if not (size >= 1 and 0 < wanted <= most and len(ranges) == len(gains)):
+        raise ValueError(f"{size=}, {wanted=}, {most=}, {len(ranges)=}")
+    return Reach(
+        gains=gains,
+        ranges=ranges,
+        size=size,
+        wanted=wanted,
+        most=most,
+        records=int(record["records"]),
+    )
 
 
 def measured_reach(lowered: Lowered, bound: float, records: Values | None = None) -> Reach:
@@ -95,8 +105,14 @@ def measured_reach(lowered: Lowered, bound: float, records: Values | None = None
             )
         last = lowered.matrices[0]
         size = max(1.0, float((np.abs(last.weight).sum(axis=1) * bound + np.abs(last.bias)).max()))
-        gains = reach_within(lowered, bound)
-        return Reach(gains=gains, size=size, wanted=_UNSEEN * size, most=_UNSEEN * size, records=0)
+        return Reach(
+            gains=reach_within(lowered, bound),
+            ranges=(size,),
+            size=size,
+            wanted=_UNSEEN * size,
+            most=_UNSEEN * size,
+            records=0,
+        )
     records = np.asarray(records[:MOST_RECORDS], dtype=np.float64)
     if len(records) == 0 or records[0].size != inputs:
         raise ConfigError(
@@ -108,6 +124,7 @@ def measured_reach(lowered: Lowered, bound: float, records: Values | None = None
     most = min(TOLERANCE * size, _deciding(answers, *_MOST))
     return Reach(
         gains=_measured(lowered, records),
+        ranges=_ranges(lowered, records),
         size=size,
         wanted=min(most, _deciding(answers, *_WANTED)),
         most=most,
@@ -169,6 +186,16 @@ def _slopes(lowered: Lowered, values: list[Values], index: int) -> Values:
     matrix, square = lowered.matrices[index], lowered.squares[index]
     reached = np.abs(matrix.weight) @ values[index] + np.abs(matrix.bias)
     return 2 * reached + np.abs(square.offset)
+
+
+def _ranges(lowered: Lowered, records: Values) -> tuple[float, ...]:
+    found = []
+    for index, matrix in enumerate(lowered.matrices):
+        records = matrix.run(records)
+        found.append(float(np.abs(records).max()))
+        if index < len(lowered.squares):
+            records = lowered.squares[index].run(records)
+    return tuple(found)
 
 
 def _measured(lowered: Lowered, records: Values) -> tuple[Gain, ...]:
