@@ -13,16 +13,12 @@ from reticent.errors import ConfigError, DataError
 from reticent.guarantee import CLIENT, SERVER, Computational, Guarantee, Pillar
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.plan import Plan, plan
-from reticent.inference.ckks.primitives import Primitives
+from reticent.inference.ckks.primitives import OPERATIONS, Primitives
 from reticent.inference.ckks.program import Linear, Polynomial, Program, Step
 from reticent.inference.ckks.server import EncryptedServer
 
 pytest.importorskip("seal")
-FLAT = Primitives(
-    table=dict.fromkeys(
-        ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load"), (1.0,) * 8
-    )
-)
+FLAT = Primitives(table=dict.fromkeys(OPERATIONS, (1.0,) * 8))
 CLAIM = Guarantee(
     id="sealed",
     pillar=Pillar.INPUT,

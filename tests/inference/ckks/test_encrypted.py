@@ -27,7 +27,7 @@ from reticent.inference.ckks.envelope import HEADER_BYTES, checksum_of, join, sp
 from reticent.inference.ckks.lowering import lower
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import Plan, plan
-from reticent.inference.ckks.primitives import Primitives
+from reticent.inference.ckks.primitives import OPERATIONS, Primitives
 from reticent.inference.ckks.program import (
     Add,
     Convolution,
@@ -38,11 +38,7 @@ from reticent.inference.ckks.program import (
 )
 from reticent.inference.ckks.server import EncryptedServer
 
-FLAT = Primitives(
-    table=dict.fromkeys(
-        ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load"), (1.0,) * 8
-    )
-)
+FLAT = Primitives(table=dict.fromkeys(OPERATIONS, (1.0,) * 8))
 
 
 def chain(*operations, shape, bound=1.0):

@@ -13,17 +13,13 @@ from reticent.errors import BudgetExhaustedError, ConfigError, DataError
 from reticent.inference.ckks import noisy
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.noisy import AnswerNoise, NoisyServer, drawn, plan_head
-from reticent.inference.ckks.primitives import Primitives
+from reticent.inference.ckks.primitives import OPERATIONS, Primitives
 from reticent.privacy.ledger import ORDERS, Cap, Ledger
 from reticent.training.pate.noise import STEPS
 from reticent.training.stable import StableHead
 
 pytest.importorskip("seal")
-FLAT = Primitives(
-    table=dict.fromkeys(
-        ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load"), (1.0,) * 8
-    )
-)
+FLAT = Primitives(table=dict.fromkeys(OPERATIONS, (1.0,) * 8))
 CLASSES, FEATURES = 10, 12
 HEAD = StableHead(
     weights=np.random.default_rng(0).normal(size=(CLASSES, FEATURES + 1)),

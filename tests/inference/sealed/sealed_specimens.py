@@ -12,18 +12,14 @@ from torch import nn
 from reticent.data.task import Kind
 from reticent.inference.channel import TensorSpec
 from reticent.inference.ckks.plan import plan
-from reticent.inference.ckks.primitives import Primitives
+from reticent.inference.ckks.primitives import OPERATIONS, Primitives
 from reticent.inference.ckks.program import Linear, Polynomial, Program, Step
 from reticent.inference.export import export
 from reticent.inference.sealed.files import Layout, save_layout
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.client import GRAPH_FILE, SPEC_FILE, Spec
 
-FLAT = Primitives(
-    table=dict.fromkeys(
-        ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load"), (1.0,) * 8
-    )
-)
+FLAT = Primitives(table=dict.fromkeys(OPERATIONS, (1.0,) * 8))
 INPUTS, OUTPUTS = 6, 3
 
 

@@ -172,7 +172,8 @@ def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
             costs.at("rescale", level) * stage.divides + costs.at("mask", level) / 2
         ) * outputs
         if index < len(lowered.squares):
-            total += costs.at("multiply", stage.left) * outputs
+            squared = costs.at("product", stage.left) + costs.at("relinearise", stage.left)
+            total += squared * outputs
     load = costs.at("load", parameters.levels) * lowered.matrices[0].weight.shape[1]
     return float(
         total + load + costs.at("mask", chain.stages[-1].left) * len(lowered.matrices[-1].weight)

@@ -39,6 +39,12 @@ class Engine(Protocol):
     def add_into(self, total: Any, a: Any) -> Any:
         """As `add`, in the place of `total`."""
 
+    def product(self, a: Any, b: Any) -> Any:
+        """The product of two ciphertexts, of three polynomials; scales multiply."""
+
+    def relinearise(self, a: Any) -> Any:
+        """A product as two polynomials, in its place; others as they are."""
+
     def multiply(self, a: Any, b: Any) -> Any:
         """The product of two ciphertexts, relinearised; scales multiply."""
 
@@ -144,11 +150,19 @@ class SealEngine:
         self._evaluator.add_inplace(total, a)
         return total
 
+    def product(self, a: Any, b: Any) -> Any:
+        """See `Engine`."""
+        return self._evaluator.square(a) if a is b else self._evaluator.multiply(a, b)
+
+    def relinearise(self, a: Any) -> Any:
+        """See `Engine`."""
+        if a.size() > 2:
+            self._evaluator.relinearize_inplace(a, self._relinearise)
+        return a
+
     def multiply(self, a: Any, b: Any) -> Any:
         """See `Engine`."""
-        product = self._evaluator.square(a) if a is b else self._evaluator.multiply(a, b)
-        self._evaluator.relinearize_inplace(product, self._relinearise)
-        return product
+        return self.relinearise(self.product(a, b))
 
     def rescale(self, a: Any) -> Any:
         """See `Engine`."""

@@ -96,9 +96,10 @@ class _Sum:
     def matrix(self, index: int, gain: Gain, layer: Layer | None) -> None:
         """What the server's own operations add, up to this matrix's product."""
         stage, before = self._stages[index], self._stages[index - 1]
-        if index:
+        if index and (layer is None or not layer.is_still):
             turns = None if layer is None else self._met(index, layer)
-            self._switched("square", turns, gain, before.left, 2 * before.out_bits)
+            level = before.left if layer is None else stage.level
+            self._switched("square", turns, gain, level, 2 * before.out_bits)
         giants, sums = (1, 0) if layer is None else (len(layer.giants), len(layer.sums))
         parts, scale = giants * 2**sums, 4.0**stage.out_bits
         if stage.divides:
@@ -110,7 +111,8 @@ class _Sum:
             if step:
                 times = min(giants, self._met(index, layer))
                 self._switched(step, times, gain, stage.level, incoming)
-        turned = len(layer.moves) * 2**sums + 2**sums - 1
+        late = int(index > 0 and layer.is_still)
+        turned = (len(layer.moves) + late) * 2**sums + 2**sums - 1
         random, spike = self._turning(stage.left, parts)
         self._total += gain.rows * turned * (random + self._rounding(parts)) / scale
         for step in set(layer.moves):
@@ -118,6 +120,8 @@ class _Sum:
             count = layer.moves.count(step)
             most = count * min(count * gain.row, gain.rows)
             self._spikes[step] += math.sqrt(most * spike / scale)
+        if late:
+            self._spikes["square"] += math.sqrt(gain.row * spike / scale)
         for step in layer.sums:
             self._spikes[step] += math.sqrt(gain.row * spike / scale)
 

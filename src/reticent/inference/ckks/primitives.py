@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +11,20 @@ from typing import Any
 import numpy as np
 
 from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
+from reticent.inference.ckks.envelope import checksum_of
 from reticent.inference.ckks.masking import masked
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters, uniform
 from reticent.random import SecureRandom
 
+OPERATIONS = (
+    "rotate",
+    "multiply_plain",
+    "product",
+    "relinearise",
+    "rescale",
+    "mask",
+    "load",
+)
 _REPEATS, _MANY = 5, 16
 
 
@@ -51,9 +60,7 @@ def measured(degree: int, levels: int) -> Primitives:
     encryptor = seal.Encryptor(context, public)
     values = np.linspace(-1, 1, parameters.slots)
     scale = 2.0**20
-    table: dict[str, list[float]] = {
-        name: [] for name in ("rotate", "multiply_plain", "multiply", "rescale", "mask", "load")
-    }
+    table: dict[str, list[float]] = {name: [] for name in OPERATIONS}
     for level in range(parameters.levels + 1):
         plains = [engine.encode(values, scale=scale, level=level) for _ in range(_MANY)]
         pairs = [(encryptor.encrypt(plain), plain) for plain in plains]
@@ -80,15 +87,20 @@ def _operations(
 
     def load() -> list[Any]:
         # As a request's part: copied and its checksum taken.
-        return [engine.load(bytes(memoryview(each))) for each in requests if zlib.crc32(each)]
+        return [engine.load(bytes(memoryview(each))) for each in requests if checksum_of(each)]
+
+    raised = engine.product(one, one)
+
+    def switched() -> Any:
+        return engine.relinearise(engine.negate(raised))
 
     def turned() -> Any:
         return engine.add(engine.rotate(one, 1), one)
 
     if level == 0:
         # The last prime is never divided by, and no product is taken there.
-        rest = dict.fromkeys(("multiply_plain", "multiply", "rescale"), _nothing)
-        return {"rotate": turned, **rest, "mask": mask, "load": load}
+        rest = dict.fromkeys(("multiply_plain", "product", "rescale"), _nothing)
+        return {"rotate": turned, "relinearise": switched, **rest, "mask": mask, "load": load}
     product = engine.multiply_plain(one, plain)
     total = engine.multiply_plain(one, plain)
 
@@ -99,7 +111,8 @@ def _operations(
     return {
         "rotate": turned,
         "multiply_plain": products,
-        "multiply": lambda: engine.multiply(one, one),
+        "product": lambda: engine.product(one, one),
+        "relinearise": switched,
         "rescale": lambda: engine.rescale(product),
         "mask": mask,
         "load": load,

@@ -106,6 +106,8 @@ class _Ready:
 
     def run(self, values: list[Any]) -> Any:
         engine, layer = self._engine, self._layer
+        if not layer.is_still:
+            values = [engine.relinearise(value) for value in values]
         if self._incoming != engine.scale(values[0]):
             self._encode(engine.scale(values[0]))
         total = self._turned([self._babies(value) for value in values])
@@ -128,6 +130,8 @@ class _Ready:
                 continue
             for _ in range(self._stage.divides):
                 part = engine.rescale(part)
+            # What wasn't rotated yet is three polynomials still: two cost less at fewer primes.
+            part = engine.relinearise(part)
             total = part if total is None else engine.add_into(total, part)
         assert total is not None
         return engine.rotate_into(total, at) if at else total
@@ -171,9 +175,9 @@ class _Ready:
         engine = self._engine
         assert self._offset is not None
         if not self._offset.any():
-            return engine.multiply(x, x)
+            return engine.product(x, x)
         moved = engine.add_plain(x, self._plain("offset", self._offset, x))
-        return engine.multiply(x, moved)
+        return engine.product(x, moved)
 
     def _plain(self, name: str, values: Values, like: Any) -> Any:
         """`values` at the scale and level of `like`, which are the same for every query."""
