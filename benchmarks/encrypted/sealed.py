@@ -92,10 +92,8 @@ def _linear(case: str, stage: Stage, made: Hardened, plain: float) -> Iterator[R
 
 
 def _whole(case: str, stage: Stage, plain: float) -> Iterator[Row]:
-    train, x = (
-        stage.records("train"),
-        stage.records("test").x.reshape(len(stage.records("test").x), -1),
-    )
+    train, test = stage.records("train"), stage.records("test")
+    x = test.x.reshape(len(test.x), -1)
     inputs = torch.from_numpy(train.x).flatten(1)
     answers = torch.from_numpy(np.asarray(train.public, dtype=np.int64))
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.flooding import flooded
 from reticent.inference.ckks.keys import SLACK, load_keys
 from reticent.inference.ckks.residues import Residues, Shape, combine, groups
+from reticent.inference.ckks.rows import Matrix
 from reticent.random import SecureRandom
 
 
@@ -96,17 +97,18 @@ class BatchServer:
     def answer(self, requests: Iterable[bytes]) -> Iterator[bytes]:
         """One reply per output. Raises `DataError`, `BundleError`, `AuthenticationError`."""
         engine, lowered = self._engine, self._plan.lowered
-        values = self._read(requests)
+        sample, residues = self._read(requests)
+        values: list[Any] = []
         for index, (matrix, stage) in enumerate(
             zip(lowered.matrices, self._plan.chain.stages, strict=True)
         ):
-            made = self._linear(values, matrix.weight, matrix.bias, stage)
+            if index:
+                sample, residues = values[0], self._residues(values)
+            values = self._linear(sample, residues, matrix, stage)
             if index < len(lowered.squares):
-                made = [
-                    self._squared(each, float(offset))
-                    for each, offset in zip(made, lowered.squares[index].offset, strict=True)
-                ]
-            values += made
+                offsets = lowered.squares[index].offset
+                for place, offset in enumerate(offsets):
+                    values[place] = self._squared(values[place], float(offset))
         for each in values:
             content = join([engine.save(self._hidden(each))])
             yield Envelope(
@@ -119,11 +121,15 @@ class BatchServer:
         every = np.ones(self._plan.parameters.slots, dtype=np.bool_)
         return flooded(self._engine, made, every, self._plan.flood, self._random)
 
-    def _read(self, requests: Iterable[bytes]) -> list[Any]:
+    def _read(self, requests: Iterable[bytes]) -> tuple[Any, list[Residues]]:
+        """One of the inputs, and the residues of all: views of the messages where these hold them
+        bare, for a batch fills hundreds of megabytes.
+        """
         parameters = self._plan.parameters
         size = parameters.ciphertext_bytes + SLACK
         wanted = self._plan.lowered.matrices[0].weight.shape[1]
-        values: list[Any] = []
+        shape, residues = self._shape(parameters.levels), list[Residues]()
+        made, head = None, b""
         for request in requests:
             envelope = unpack(request, kind=Kind.REQUEST, plan=self._plan.digest, most=size + 8)
             if envelope.keys != self._key_id:
@@ -131,7 +137,8 @@ class BatchServer:
                     f"Expected a batch under keys {self._key_id.hex()[:12]}, got "
                     f"{envelope.keys.hex()[:12]}. Upload the evaluation keys of this client."
                 )
-            made = self._engine.load(split(envelope.content, count=1, most=size)[0])
+            part = split(envelope.content, count=1, most=size)[0]
+            made = self._engine.load(part)
             level, scale = self._engine.level(made), self._engine.scale(made)
             if level != parameters.levels or scale != 2.0**parameters.scale_bits:
                 raise DataError(
@@ -139,30 +146,32 @@ class BatchServer:
                     f"{parameters.scale_bits}, got {level=} and {scale=:g}. Encrypt with the "
                     "client."
                 )
-            values.append(made)
-            if len(values) > wanted:
+            head = head or shape.read(self._engine.save(made))[0]
+            is_bare = part.startswith(head) and len(part) == len(head) + 8 * shape.values
+            whole = memoryview(envelope.content)[-len(part) :]
+            residues.append(shape.read(whole if is_bare else self._engine.save(made))[1])
+            if len(residues) > wanted:
                 break
-        if len(values) != wanted:
-            raise DataError(f"Expected {wanted} ciphertexts, one per input, got {len(values)}.")
-        return values
+        if len(residues) != wanted:
+            raise DataError(f"Expected {wanted} ciphertexts, one per input, got {len(residues)}.")
+        return made, residues
+
+    def _shape(self, level: int) -> Shape:
+        primes = tuple(self._engine.prime(at) for at in range(level + 1))
+        return Shape(degree=self._plan.parameters.degree, primes=primes)
 
     def _linear(
-        self,
-        values: list[Any],
-        weight: NDArray[np.float64],
-        bias: NDArray[np.float64],
-        stage: Stage,
+        self, sample: Any, residues: list[Residues], matrix: Matrix, stage: Stage
     ) -> list[Any]:
+        """A matrix times ciphertexts, of which `sample` is one; `residues` is emptied."""
         engine, level = self._engine, stage.level
-        incoming = engine.scale(values[0])
+        incoming = engine.scale(sample)
         primes = [float(engine.prime(at)) for at in range(level, stage.left, -1)]
         scale = 2.0**stage.out_bits * math.prod(primes) / incoming
-        shape = Shape(
-            degree=self._plan.parameters.degree,
-            primes=tuple(engine.prime(at) for at in range(level + 1)),
-        )
-        whole = np.rint(weight * scale).astype(np.int64)
-        head, residues = self._residues(values, shape, incoming * scale)
+        shape = self._shape(level)
+        whole = np.rint(matrix.weight * scale).astype(np.int64)
+        sample.scale(incoming * scale)
+        head, _ = shape.read(engine.save(sample))
         made: list[tuple[int, Any]] = []
         for rows, columns in groups(whole):
             if not len(columns):
@@ -175,10 +184,11 @@ class BatchServer:
             found = combine(whole[np.ix_(rows, columns)], chosen, shape)
             for row, out in zip(rows, found, strict=True):
                 made.append((int(row), self._engine.load(head + out.tobytes())))
+        residues.clear()
         ordered = [each for _, each in sorted(made, key=lambda pair: pair[0])]
         return [
             self._shifted(self._divided(each, stage), float(constant))
-            for each, constant in zip(ordered, bias, strict=True)
+            for each, constant in zip(ordered, matrix.bias, strict=True)
         ]
 
     def _divided(self, value: Any, stage: Stage) -> Any:
@@ -186,19 +196,13 @@ class BatchServer:
             value = self._engine.rescale(value)
         return value
 
-    def _residues(
-        self, values: list[Any], shape: Shape, scale: float
-    ) -> tuple[bytes, list[Residues]]:
-        """The header of results at `scale`, and each value's residues; `values` is emptied."""
-        found, sample = [], values[0]
+    def _residues(self, values: list[Any]) -> list[Residues]:
+        """Each value's residues; `values` is emptied."""
+        shape, found = self._shape(self._engine.level(values[0])), []
         values.reverse()
-        while values:  # each is let go of once it is read: a batch fills hundreds of megabytes
+        while values:  # each is let go of once it is read
             found.append(shape.read(self._engine.save(values.pop()))[1])
-        before = sample.scale()
-        sample.scale(scale)
-        head, _ = shape.read(self._engine.save(sample))
-        sample.scale(before)
-        return head, found
+        return found
 
     def _shifted(self, value: Any, constant: float) -> Any:
         engine = self._engine

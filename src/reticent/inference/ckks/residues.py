@@ -40,7 +40,7 @@ class Shape:
         """Residues in one ciphertext."""
         return 2 * self.degree * len(self.primes)
 
-    def read(self, data: bytes) -> tuple[bytes, Residues]:
+    def read(self, data: bytes | memoryview) -> tuple[bytes, Residues]:
         """The library's header, and the residues (2, primes, degree), of serialised ciphertext.
 
         Raises `DataError` where they aren't residues of these primes.
@@ -58,7 +58,7 @@ class Shape:
                 "Expected residues below their primes: the library lays ciphertexts out otherwise "
                 "than this version knows. Install the pinned seal-python."
             )
-        return data[:head], made
+        return bytes(data[:head]), made
 
 
 def combine(weights: NDArray[np.int64], values: Sequence[Residues], shape: Shape) -> Residues:
