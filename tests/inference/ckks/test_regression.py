@@ -65,7 +65,7 @@ def test_steps_on_ciphertexts_are_steps_on_plaintext(client, server) -> None:
         message = client.refresh(server.step(message))
         weights = TASK.step(rows, weights)
     found = client.weights(server.finish(message))
-    assert np.abs(found - weights).max() < 2e-3 * np.abs(weights).max()
+    assert np.abs(found - weights).max() < 2e-3 * np.abs(weights).max() + 2.0**-9
     assert ((rows @ found) > 0).mean() > 0.9
 
 
@@ -91,7 +91,7 @@ def test_accelerated_steps_are_nesterovs_and_go_further(tmp_path) -> None:
     found = client.weights(server.finish(message))
     rows = signed_rows(*records())
     weights = descended(task, rows, 5)
-    assert np.abs(found - weights).max() < 2e-3 * np.abs(weights).max()
+    assert np.abs(found - weights).max() < 2e-3 * np.abs(weights).max() + 2.0**-9
     plain = descended(TASK, rows, 5)
     assert np.abs(found - plain).max() > 0.05 * np.abs(plain).max()
 

@@ -8,14 +8,16 @@ import zlib
 
 import numpy as np
 import pytest
-from sealed_specimens import INPUTS, laid_out, publish, records
+from sealed_specimens import INPUTS, OUTPUTS, laid_out, publish, records
 
 from reticent.errors import BundleError, EvidenceError, InputError
 from reticent.inference.deployed import client_half, local_pair
+from reticent.inference.graph import Graph
 from reticent.inference.sealed.client import SealedClient
 from reticent.inference.sealed.files import load_plan
 from reticent.inference.sealed.release import Sealed, sealed_from_json
-from reticent.inference.split.client import SPEC_FILE
+from reticent.inference.sealed.server import LocalSealedServer
+from reticent.inference.split.client import GRAPH_FILE, SPEC_FILE
 from reticent.inference.split.odometer import Odometer
 
 
@@ -131,3 +133,29 @@ def test_client_files_of_a_split_are_no_sealed_client(folder, tmp_path):
     (tmp_path / SPEC_FILE).write_text("{}")
     with pytest.raises(BundleError, match=SPEC_FILE):
         client_half(tmp_path)
+
+
+def test_spent_keys_are_made_anew_and_nothing_is_said_of_old_replies(tmp_path):
+    publish(tmp_path)
+    spec = SealedClient.load(tmp_path / "client").spec
+    client = SealedClient(spec, Graph(tmp_path / "client" / GRAPH_FILE), most_queries=3)
+    x = records(5)
+    first = client.public_keys
+    old = LocalSealedServer(tmp_path / "server", first).answer(client.encode(x[:2]))
+    request = client.encode(x[2:4])  # more than the one that was left
+    assert client.public_keys != first
+    fresh = LocalSealedServer(tmp_path / "server", client.public_keys)
+    assert client.scores(fresh.answer(request)).shape == (2, OUTPUTS)
+    with pytest.raises(EvidenceError, match="other keys"):
+        client.scores(old)
+    with pytest.raises(InputError, match="most_queries=3"):
+        client.encode(x)
+
+
+def test_values_beyond_the_checked_range_are_clipped_with_a_warning(tmp_path):
+    publish(tmp_path)
+    client = SealedClient.load(tmp_path / "client")
+    x = records(3)
+    x[1] = 50.0
+    with pytest.warns(UserWarning, match="1 of 3 records have values beyond 2"):
+        client.encode(x)

@@ -71,6 +71,7 @@ class BatchPlan:
             digest=self.digest,
             places=self.places,
             reply_primes=self.chain.stages[-1].left + 1,
+            reply_bits=self.chain.stages[-1].out_bits,
         )
 
     def describe(self) -> str:

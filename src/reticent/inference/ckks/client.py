@@ -76,16 +76,29 @@ class EncryptedClient:
 
     def decrypt(self, reply: bytes) -> NDArray[np.float64]:
         """The answer (outputs,), rounded. Raises `EvidenceError` where it can't be one."""
-        values = self._keys.opened(reply)
+        values = self._opened(reply)
         outputs = self._plan.outputs
         answer = np.empty(int(outputs.max()) + 1)
         places = np.flatnonzero(outputs >= 0)
         answer[outputs[places]] = values[places]
-        # Garbage fills the whole modulus; an answer is small beside it.
+        return self._rounded(answer)
+
+    @property
+    def left(self) -> int:
+        """Queries that these keys still answer."""
+        return self._most_queries - self.queries
+
+    def _opened(self, reply: bytes) -> NDArray[np.float64]:
+        plan = self._plan
+        return self._keys.opened(reply, scale=2.0**plan.reply_bits, primes=plan.reply_primes)
+
+    def _rounded(self, answer: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Garbage fills the whole modulus; an answer is small beside it. What it is stays unsaid:
+        # a decryption that nobody rounded tells about the key.
         if not np.all(np.abs(answer) < 2.0**20):
             raise EvidenceError(
-                f"The reply decrypts to {np.abs(answer).max():.3g}: no answer of this network. "
-                "It was not made from our query, or under other keys."
+                "The reply decrypts to no answer of this network: it was not made from our query. "
+                "Don't ask this server again with these keys."
             )
         step = math.ldexp(1.0, -self._precision)
         rounded: NDArray[np.float64] = np.round(answer / step) * step

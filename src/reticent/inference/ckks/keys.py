@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any, NoReturn
 
 import numpy as np
@@ -75,10 +76,12 @@ class ClientKeys:
             parts.append(bytes(self._encryptor.encrypt_symmetric(plain).to_string()))
         return self._wrapped(Kind.REQUEST, join(parts))
 
-    def opened(self, reply: bytes) -> NDArray[np.float64]:
+    def opened(self, reply: bytes, *, scale: float, primes: int) -> NDArray[np.float64]:
         """The slots of a reply's one ciphertext, not rounded.
 
-        Raises `DataError`, `BundleError`, and `EvidenceError` for a reply under other keys.
+        Raises `DataError`, `BundleError`, and `EvidenceError` for a reply under other keys, or of
+        another scale or number of primes than the plan's: numbers divided by a smaller scale would
+        show their noise above the places that are rounded to.
         """
         size = self._parameters.ciphertext_bytes + SLACK
         envelope = unpack(reply, kind=Kind.REPLY, plan=self._plan, most=size + 8)
@@ -87,9 +90,15 @@ class ClientKeys:
         made = seal_library().Ciphertext()
         try:
             made.load_bytes(self.context, split(envelope.content, count=1, most=size)[0])
-            return decoded(self.encoder, self._decryptor.decrypt(made))
         except (RuntimeError, ValueError) as error:
             raise DataError(f"Expected a ciphertext in the reply: {error}.") from None
+        found = made.size(), made.coeff_modulus_size(), made.scale()
+        if found[:2] != (2, primes) or not math.isclose(found[2], scale, rel_tol=1e-9):
+            raise EvidenceError(
+                f"Expected a reply of 2 polynomials, {primes} primes and scale {scale:g}, got "
+                f"{found[0]}, {found[1]} and {found[2]:g}. It was not made by this plan."
+            )
+        return decoded(self.encoder, self._decryptor.decrypt(made))
 
     def _wrapped(self, kind: Kind, content: bytes) -> bytes:
         return Envelope(kind=kind, plan=self._plan, keys=self.id, content=content).pack()

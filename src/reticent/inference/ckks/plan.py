@@ -53,7 +53,7 @@ class Estimate:
 class ClientPlan:
     """What a client needs, with no weight in it; `places` are the binary ones to round to.
 
-    `reply_primes` are left in a reply.
+    A reply has `reply_primes` left, and numbers times 2**`reply_bits`.
     """
 
     parameters: Parameters
@@ -64,7 +64,8 @@ class ClientPlan:
     bound: float
     digest: bytes
     places: int
-    reply_primes: int = 1
+    reply_primes: int
+    reply_bits: int
 
     @property
     def reply_bytes(self) -> int:
@@ -126,6 +127,7 @@ class Plan:
             digest=self.digest,
             places=self.estimate.places,
             reply_primes=self.chain.stages[-1].left + 1,
+            reply_bits=self.chain.stages[-1].out_bits,
         )
 
     def describe(self) -> str:

@@ -37,6 +37,8 @@ from reticent.random import SecureRandom
 _LEVELS = 5
 _SCALE = 2.0**30
 _MASK_BITS = 28
+# Binary places of trained weights: noise of the steps and refreshes reaches the ninth.
+PLACES = 8
 # sigma(-u) - 1/2 on [-8, 8] by least squares: -_LINEAR u + _CUBIC u^3.
 LIMIT, _LINEAR, _CUBIC = 8.0, 0.15006692, 0.00159107
 _KAPPA = (_CUBIC / _LINEAR) ** 0.5
@@ -183,14 +185,15 @@ class RegressionClient:
         return self._encrypted(made)
 
     def weights(self, reply: bytes) -> Array:
-        """The trained weights (features + 1,), the constant's last."""
+        """The trained weights (features + 1,), the constant's last, rounded to `PLACES`."""
         found = self._opened(reply)[: self._task.features + 1] * self._task.alpha
         if not np.all(np.abs(found) < 2.0**16):
             raise EvidenceError(
-                f"The reply decrypts to weights of {np.abs(found).max():.3g}. Training diverged: "
-                "scale the records down, or lower the learning rate."
+                "The reply decrypts to weights above 65,536. Training diverged: scale the records "
+                "down, or lower the learning rate."
             )
-        return found
+        rounded: Array = np.round(found * 2.0**PLACES) / 2.0**PLACES
+        return rounded
 
     def _restart(self) -> None:
         self._steps, self._before = 0, np.zeros(self._task.parameters.slots)
@@ -201,7 +204,7 @@ class RegressionClient:
     def _opened(self, reply: bytes) -> Array:
         if self.decrypted >= self._most_steps:
             raise EvidenceError(f"This key has decrypted most_steps={self._most_steps} replies.")
-        values = self._keys.opened(reply)
+        values = self._keys.opened(reply, scale=_SCALE, primes=1)
         self.decrypted += 1
         if not np.all(np.abs(values) < 2.0 ** (_MASK_BITS + 1)):
             raise EvidenceError("The reply decrypts to no masked weights. Start again.")

@@ -30,21 +30,12 @@ class EncryptedServer:
     on the weights, is drowned as well is claimed only of a plan with a flood, see `flooding`.
     """
 
-    def __init__(self, plan: Plan, keys: bytes) -> None:
+    def __init__(self, plan: Plan, keys: bytes, *, network: Network | None = None) -> None:
         self._plan = plan
         self._key_id, self._engine = load_keys(
             plan.parameters, keys, plan=plan.digest, rotations=len(plan.steps)
         )
-        self._layers = [
-            _Ready(self._engine, layer, matrix, square, stage)
-            for layer, matrix, square, stage in zip(
-                plan.layers,
-                plan.lowered.matrices,
-                (*plan.lowered.squares, None),
-                plan.chain.stages,
-                strict=True,
-            )
-        ]
+        self._network = network or Network(plan)
         self._answers = plan.outputs >= 0
         self._random = SecureRandom()
 
@@ -62,8 +53,8 @@ class EncryptedServer:
             )
         parts = split(envelope.content, count=count, most=sizes)
         values = [self._fresh(part) for part in parts]
-        for layer in self._layers:
-            values = [layer.run(values)]
+        for layer in self._network.layers:
+            values = [layer.run(self._engine, values)]
         reply = self._engine.save(self._hidden(values[0]))
         return Envelope(
             kind=Kind.REPLY, plan=self._plan.digest, keys=self._key_id, content=join([reply])
@@ -87,45 +78,56 @@ class EncryptedServer:
         return made
 
 
+class Network:
+    """A plan's weights, encoded when they are first met: the same for every client's server."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.layers = [
+            _Ready(layer, matrix, square, stage)
+            for layer, matrix, square, stage in zip(
+                plan.layers,
+                plan.lowered.matrices,
+                (*plan.lowered.squares, None),
+                plan.chain.stages,
+                strict=True,
+            )
+        ]
+
+
 class _Ready:
     """One matrix, and the square behind it, with weights encoded at the level of their use."""
 
-    def __init__(
-        self, engine: Engine, layer: Layer, matrix: Matrix, square: Square | None, stage: Stage
-    ) -> None:
-        self._engine, self._layer = engine, layer
-        self._stage = stage
-        primes = (engine.prime(level) for level in range(stage.level, stage.left, -1))
-        self._factor = 2.0**stage.out_bits * math.prod(map(float, primes))
+    def __init__(self, layer: Layer, matrix: Matrix, square: Square | None, stage: Stage) -> None:
+        self._layer, self._stage, self._matrix = layer, stage, matrix
         self._incoming: float | None = None
-        self._weights = packing.diagonals(matrix.weight, layer)
         self._encoded: list[dict[int, Any]] = []
         self._kept: dict[tuple[str, float], Any] = {}
         self._bias = _spread(matrix.bias, layer)
         self._offset = None if square is None else _spread(square.offset, layer)
 
-    def run(self, values: list[Any]) -> Any:
-        engine, layer = self._engine, self._layer
+    def run(self, engine: Engine, values: list[Any]) -> Any:
+        """The product, squared if it is to be, possibly of three polynomials still."""
+        layer = self._layer
         if not layer.is_still:
             values = [engine.relinearise(value) for value in values]
         if self._incoming != engine.scale(values[0]):
-            self._encode(engine.scale(values[0]))
-        total = self._turned([self._babies(value) for value in values])
+            self._encode(engine, engine.scale(values[0]))
+        total = self._turned(engine, [self._babies(engine, value) for value in values])
         for step in layer.sums:
             total = engine.add_into(engine.rotate(total, step), total)
-        total = engine.add_plain(total, self._plain("bias", self._bias, total))
-        return total if self._offset is None else self._squared(total)
+        total = engine.add_plain(total, self._plain(engine, "bias", self._bias, total))
+        return total if self._offset is None else self._squared(engine, total)
 
-    def _turned(self, babies: list[dict[int, Any]]) -> Any:
+    def _turned(self, engine: Engine, babies: list[dict[int, Any]]) -> Any:
         """The sum over giant steps, from the last down, as Horner's rule has it: one key for all
         steps that are equally far apart.
         """
-        engine, total, at = self._engine, None, 0
+        total, at = None, 0
         for giant in reversed(self._layer.giants):
             if total is not None:
                 total = engine.rotate_into(total, at - giant)
             at = giant
-            part = self._inner(babies, giant)
+            part = self._inner(engine, babies, giant)
             if part is None:
                 continue
             for _ in range(self._stage.divides):
@@ -136,8 +138,8 @@ class _Ready:
         assert total is not None
         return engine.rotate_into(total, at) if at else total
 
-    def _inner(self, babies: list[dict[int, Any]], giant: int) -> Any:
-        engine, total = self._engine, None
+    def _inner(self, engine: Engine, babies: list[dict[int, Any]], giant: int) -> Any:
+        total = None
         # What is met for the last time needs no copy.
         last = giant == self._layer.giants[0]
         multiply = engine.multiply_into if last else engine.multiply_plain
@@ -150,17 +152,18 @@ class _Ready:
                 total = product if total is None else engine.add_into(total, product)
         return total
 
-    def _babies(self, value: Any) -> dict[int, Any]:
-        turn = self._engine.rotate
+    def _babies(self, engine: Engine, value: Any) -> dict[int, Any]:
+        turn = engine.rotate
         return {step: turn(value, step) if step else value for step in self._layer.babies}
 
-    def _encode(self, incoming: float) -> None:
+    def _encode(self, engine: Engine, incoming: float) -> None:
         """Weights at the scale that leaves exactly the stage's, behind the division if any."""
-        scale = self._factor / incoming
-        self._incoming = incoming
+        stage = self._stage
+        primes = (engine.prime(level) for level in range(stage.level, stage.left, -1))
+        scale = 2.0**stage.out_bits * math.prod(map(float, primes)) / incoming
         self._encoded = [
             {
-                rotation: self._engine.encode(
+                rotation: engine.encode(
                     np.roll(weights, rotation // self._layer.baby * self._layer.baby),
                     scale=scale,
                     level=self._stage.level,
@@ -168,25 +171,25 @@ class _Ready:
                 for rotation, weights in enumerate(each)
                 if weights.any()
             }
-            for each in self._weights
+            for each in packing.diagonals(self._matrix.weight, self._layer)
         ]
+        self._incoming = incoming
 
-    def _squared(self, x: Any) -> Any:
-        engine = self._engine
+    def _squared(self, engine: Engine, x: Any) -> Any:
         assert self._offset is not None
         if not self._offset.any():
             return engine.product(x, x)
-        moved = engine.add_plain(x, self._plain("offset", self._offset, x))
+        moved = engine.add_plain(x, self._plain(engine, "offset", self._offset, x))
         return engine.product(x, moved)
 
-    def _plain(self, name: str, values: Values, like: Any) -> Any:
+    def _plain(self, engine: Engine, name: str, values: Values, like: Any) -> Any:
         """`values` at the scale and level of `like`, which are the same for every query."""
-        scale = self._engine.scale(like)
+        scale = engine.scale(like)
         if (name, scale) not in self._kept:
-            level = self._engine.level(like)
+            level = engine.level(like)
             self._kept = {
                 **self._kept,
-                (name, scale): self._engine.encode(values, scale=scale, level=level),
+                (name, scale): engine.encode(values, scale=scale, level=level),
             }
         return self._kept[name, scale]
 

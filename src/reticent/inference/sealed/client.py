@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ _REQUEST_BYTES = 8 << 20
 class SealedClient:
     """Encodes in the clear, sends ciphertexts, decrypts the replies.
 
-    Fresh keys are made at the first use and live as long as this object: `public_keys` has to
-    reach the server before the first request is answered.
+    Fresh keys are made at the first use, and again when they have answered `most_queries`:
+    `public_keys` has to reach the server before a request under them is answered, and a reply
+    under older ones can't be read any more.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SealedClient:
         *,
         odometer: Odometer | None = None,
         user: str = "default",
+        most_queries: int = 10_000,
     ) -> None:
         if graph.shape != spec.shape:
             raise BundleError(
@@ -50,6 +53,7 @@ class SealedClient:
         self.graph = graph
         self._release = spec.release
         self._odometer, self._user = odometer, user
+        self._most_queries = most_queries
         self._encrypted: EncryptedClient | None = None
 
     @classmethod
@@ -73,18 +77,37 @@ class SealedClient:
     @property
     def _keys(self) -> EncryptedClient:
         if self._encrypted is None:
-            self._encrypted = EncryptedClient(self._release.plan)
+            self._encrypted = EncryptedClient(self._release.plan, most_queries=self._most_queries)
         return self._encrypted
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Features (n, d) as they are encrypted, clipped to what the network was checked for."""
-        return self._release.clipped(encoded(self.graph, x, self._release.size))
+        """Features (n, d) as they are encrypted, clipped to what the network was checked for; a
+        warning says how many records that changed.
+        """
+        features = encoded(self.graph, x, self._release.size)
+        made = self._release.clipped(features)
+        beyond = int((made != features).any(axis=1).sum())
+        if beyond:
+            warnings.warn(
+                f"{beyond} of {len(features)} records have values beyond "
+                f"{self._release.plan.bound:g}, for which the network was not checked: they are "
+                "clipped to it.",
+                stacklevel=3,
+            )
+        return made
 
     def encode(self, x: NDArray[np.float32]) -> Tensors:
         """The request for inputs (batch, *shape): one encrypted record each."""
         features = self.features(x)
         if self._odometer is not None:
             self._odometer.charge(self._user, requests=len(features), bits=0.0, nats=0.0)
+        if len(features) > self._most_queries:
+            raise InputError(
+                f"Expected at most most_queries={self._most_queries} records at once, got "
+                f"n={len(features)}."
+            )
+        if len(features) > self._keys.left:
+            self._keys.rotate()
         made = np.empty(len(features), dtype=object)
         for place, each in enumerate(features):
             made[place] = self._keys.encrypt(each)

@@ -105,6 +105,7 @@ class Sealed:
             "digest": plan.digest.hex(),
             "places": plan.places,
             "reply_primes": plan.reply_primes,
+            "reply_bits": plan.reply_bits,
         }
 
 
@@ -129,6 +130,7 @@ def sealed_from_json(record: Mapping[str, Any]) -> Sealed:
             digest=bytes.fromhex(record["digest"]),
             places=int(record["places"]),
             reply_primes=int(record["reply_primes"]),
+            reply_bits=int(record["reply_bits"]),
         )
         _check(plan)
     except (KeyError, TypeError, ValueError, zlib.error, ConfigError) as error:
@@ -153,6 +155,8 @@ def _check(plan: ClientPlan) -> None:
         raise ValueError(f"places={plan.places}")
     if not 1 <= plan.reply_primes <= plan.parameters.levels + 1:
         raise ValueError(f"reply_primes={plan.reply_primes}")
+    if not 0 < plan.reply_bits < sum(plan.parameters.prime_bits[: plan.reply_primes]):
+        raise ValueError(f"reply_bits={plan.reply_bits}")
     if len(plan.digest) != 16:
         raise ValueError(f"a digest of {len(plan.digest)} bytes")
 
