@@ -235,11 +235,13 @@ def _chain(context: Any) -> tuple[list[Any], list[int]]:
 
 
 def seal_library() -> Any:
-    """The `seal` module; `MissingExtraError` where it isn't installed."""
-    try:
-        return importlib.import_module("seal")
-    except ImportError:
-        raise MissingExtraError("seal-python", "encrypted") from None
+    """`seal`, or TenSEAL's bindings under its names. `MissingExtraError` without either."""
+    for name in ("seal", "reticent.inference.ckks.sealapi"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise MissingExtraError("seal-python or tenseal", "encrypted", "encrypted-tenseal")
 
 
 def galois_keys(generator: Any, steps: Iterable[int]) -> Any:
