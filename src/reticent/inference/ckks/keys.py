@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,7 +18,16 @@ from reticent.inference.ckks.engine import (
     galois_keys,
     seal_library,
 )
-from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.envelope import (
+    PIECE,
+    Envelope,
+    Kind,
+    join,
+    part_sizes,
+    split,
+    unpack,
+    unpack_stream,
+)
 from reticent.inference.ckks.parameters import Parameters
 
 SLACK = 4096  # bytes that the library's own headers may add
@@ -96,14 +107,18 @@ class ClientKeys:
 
 
 def load_keys(
-    parameters: Parameters, keys: bytes, *, plan: bytes, rotations: int
+    parameters: Parameters, keys: bytes | Path, *, plan: bytes, rotations: int
 ) -> tuple[bytes, SealEngine]:
     """A client's key id, and the engine that computes with its public keys.
 
-    Raises `DataError` and `BundleError` for bytes that are no keys of this plan.
+    Of a file no more than a piece is in memory beside what the library makes of it; its folder
+    needs room for it once more. Raises `DataError` and `BundleError` for bytes that are no keys of
+    this plan.
     """
     context = context_of(parameters)
     most = parameters.key_bytes(max(1, rotations)) * 51 // 50 + 3 * SLACK
+    if isinstance(keys, Path):
+        return _load_file(context, keys, plan=plan, most=most)
     envelope = unpack(keys, kind=Kind.KEYS, plan=plan, most=most)
     public, relinearise, turning = split(envelope.content, count=3, most=most)
     try:
@@ -114,5 +129,27 @@ def load_keys(
             rotations=context.from_galois_str(turning),
         )
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
+        raise _no_keys(error) from None
     return envelope.keys, engine
+
+
+def _load_file(context: Any, file: Path, *, plan: bytes, most: int) -> tuple[bytes, SealEngine]:
+    seal = seal_library()
+    made = seal.PublicKey(), seal.RelinKeys(), seal.GaloisKeys()
+    with file.open("rb") as stream, TemporaryDirectory(dir=file.parent) as folder:
+        owner = unpack_stream(stream, kind=Kind.KEYS, plan=plan, most=most)
+        part = Path(folder) / "part"
+        for each, size in zip(made, part_sizes(stream, count=len(made), most=most), strict=True):
+            with part.open("wb") as copy:
+                for left in range(size, 0, -PIECE):
+                    copy.write(stream.read(min(left, PIECE)))
+            try:
+                each.load(context, str(part))
+            except (RuntimeError, ValueError) as error:
+                raise _no_keys(error) from None
+    public, relinearise, rotations = made
+    return owner, SealEngine(context, public=public, relinearise=relinearise, rotations=rotations)
+
+
+def _no_keys(error: Exception) -> DataError:
+    return DataError(f"Expected evaluation keys for these parameters: {error}.")

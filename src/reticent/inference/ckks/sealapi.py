@@ -9,9 +9,11 @@ bytes here.
 
 from __future__ import annotations
 
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
+from mmap import mmap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -51,8 +53,13 @@ class _Bytes:
         """Take the object in `data`. Raises `ValueError` or `RuntimeError` for anything else."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "object"
-            file.write_bytes(_relabelled(data, several=self._several))
-            self.load(context, str(file))  # type: ignore[attr-defined]
+            file.write_bytes(data)
+            self._load(context, file)
+
+    def load(self, context: Any, path: str) -> None:
+        """As `load_bytes`, of a file."""
+        with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+            self._load(context, Path(shutil.copyfile(path, Path(folder) / "object")))
 
     def to_string(self) -> bytes:
         """The object as uncompressed bytes."""
@@ -60,6 +67,10 @@ class _Bytes:
             file = Path(folder) / "object"
             self.save(str(file))  # type: ignore[attr-defined]
             return _decompressed(file.read_bytes())
+
+    def _load(self, context: Any, file: Path) -> None:
+        _relabel(file, several=self._several)
+        super().load(context, str(file))  # type: ignore[misc]
 
 
 class SEALContext(sealapi.SEALContext):
@@ -276,30 +287,31 @@ def _decompressed(data: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, head, _MAJOR, _MINOR, _PLAIN, size) + body
 
 
-def _relabelled(data: bytes, *, several: bool) -> bytearray:
-    """`data` with the library's own version in its headers, whichever of the two wrote it.
+def _relabel(file: Path, *, several: bool) -> None:
+    """Write the library's own version into the headers of `file`, whichever of the two made it.
 
     What is compressed is refused: a few bytes of it can ask for any memory.
     """
-    made = bytearray(data)
-    try:
-        for at in _headers(data, several=several):
-            magic, _, major, minor, compression, _ = _HEADER.unpack_from(data, at)
-            if magic != _MAGIC:
-                raise ValueError("they hold no object of SEAL's")
-            if major != _MAJOR or minor not in _READABLE or compression != _PLAIN:
-                raise ValueError(
-                    f"they are of SEAL {major}.{minor} with compression={compression}; expected "
-                    f"{_MAJOR}.{_READABLE[0]} or {_MAJOR}.{_READABLE[-1]} with {_PLAIN}. Install "
-                    "the pinned library"
-                )
-            made[at + 4] = _MINOR
-    except struct.error:
-        raise ValueError("they end before a header") from None
-    return made
+    if file.stat().st_size < _HEADER.size:
+        raise ValueError("they end before a header")
+    with file.open("r+b") as stream, mmap(stream.fileno(), 0) as data:
+        try:
+            for at in _headers(data, several=several):
+                magic, _, major, minor, compression, _ = _HEADER.unpack_from(data, at)
+                if magic != _MAGIC:
+                    raise ValueError("they hold no object of SEAL's")
+                if major != _MAJOR or minor not in _READABLE or compression != _PLAIN:
+                    raise ValueError(
+                        f"they are of SEAL {major}.{minor} with compression={compression}; "
+                        f"expected {_MAJOR}.{_READABLE[0]} or {_MAJOR}.{_READABLE[-1]} with "
+                        f"{_PLAIN}. Install the pinned library"
+                    )
+                data[at + 4] = _MINOR
+        except struct.error:
+            raise ValueError("they end before a header") from None
 
 
-def _headers(data: bytes, *, several: bool) -> Iterator[int]:
+def _headers(data: mmap, *, several: bool) -> Iterator[int]:
     """Where headers stand: of a ciphertext or public key and its residues, or of many of them."""
     if not several:
         yield from (0, _BEFORE_RESIDUES)
