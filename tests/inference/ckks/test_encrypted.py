@@ -24,6 +24,7 @@ from reticent.inference.ckks import server as server_module
 from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.engine import seal_library
 from reticent.inference.ckks.envelope import HEADER_BYTES, checksum_of, join, split
+from reticent.inference.ckks.keys import ClientKeys
 from reticent.inference.ckks.lowering import lower
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import Plan, plan
@@ -483,3 +484,16 @@ def test_garbage_is_refused_without_a_word_of_what_it_decrypts_to(parties):
     with pytest.raises(EvidenceError) as caught:
         client.decrypt(altered(client, reply, zero_under_noise))
     assert not any(letter.isdigit() for letter in str(caught.value))
+
+
+@pytest.mark.parametrize("change", ["a rotation less", "two of one kind"])
+def test_keys_that_lack_what_the_plan_turns_by_are_refused_at_once(parties, change):
+    _, made, _, _ = parties
+    plan = made.for_client()
+    fewer = plan.steps[:-1] if change == "a rotation less" else plan.steps
+    keys = ClientKeys(plan.parameters, plan=plan.digest, steps=fewer).public
+    if change == "two of one kind":
+        public, relinearise, _ = split(keys[HEADER_BYTES:], count=3, most=1 << 28)
+        keys = repacked(keys, join([public, relinearise, relinearise]))
+    with pytest.raises(DataError, match=r"rotations|evaluation keys"):
+        EncryptedServer(made, keys)

@@ -33,7 +33,7 @@ class EncryptedServer:
     def __init__(self, plan: Plan, keys: bytes, *, network: Network | None = None) -> None:
         self._plan = plan
         self._key_id, self._engine = load_keys(
-            plan.parameters, keys, plan=plan.digest, rotations=len(plan.steps)
+            plan.parameters, keys, plan=plan.digest, steps=plan.steps
         )
         self._network = network or Network(plan)
         self._answers = plan.outputs >= 0
@@ -106,10 +106,8 @@ class _Ready:
         self._offset = None if square is None else _spread(square.offset, layer)
 
     def run(self, engine: Engine, values: list[Any]) -> Any:
-        """The product, squared if it is to be, possibly of three polynomials still."""
+        """The product, squared if it is to be."""
         layer = self._layer
-        if not layer.is_still:
-            values = [engine.relinearise(value) for value in values]
         if self._incoming != engine.scale(values[0]):
             self._encode(engine, engine.scale(values[0]))
         total = self._turned(engine, [self._babies(engine, value) for value in values])
@@ -132,8 +130,6 @@ class _Ready:
                 continue
             for _ in range(self._stage.divides):
                 part = engine.rescale(part)
-            # What wasn't rotated yet is three polynomials still: two cost less at fewer primes.
-            part = engine.relinearise(part)
             total = part if total is None else engine.add_into(total, part)
         assert total is not None
         return engine.rotate_into(total, at) if at else total
@@ -178,9 +174,9 @@ class _Ready:
     def _squared(self, engine: Engine, x: Any) -> Any:
         assert self._offset is not None
         if not self._offset.any():
-            return engine.product(x, x)
+            return engine.multiply(x, x)
         moved = engine.add_plain(x, self._plain(engine, "offset", self._offset, x))
-        return engine.product(x, moved)
+        return engine.multiply(x, moved)
 
     def _plain(self, engine: Engine, name: str, values: Values, like: Any) -> Any:
         """`values` at the scale and level of `like`, which are the same for every query."""
