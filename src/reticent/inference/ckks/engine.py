@@ -5,6 +5,7 @@ Handles (`Any`) are the library's own objects; nothing outside this file touches
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -82,8 +83,12 @@ class Engine(Protocol):
         """The ciphertext as bytes."""
 
 
+@functools.lru_cache(maxsize=4)
 def context_of(parameters: Parameters) -> Any:
-    """SEAL's context, with its own check at 128 bits on top of ours."""
+    """SEAL's context, with its own check at 128 bits on top of ours.
+
+    It holds tables of megabytes, no key, and never changes: all clients of a plan share one.
+    """
     seal = seal_library()
     made = seal.EncryptionParameters(seal.scheme_type.ckks)
     made.set_poly_modulus_degree(parameters.degree)
@@ -120,7 +125,8 @@ class SealEngine:
         else:
             plain = self._encoder.encode(np.ascontiguousarray(values, dtype=np.float64), scale)
         self._evaluator.mod_switch_to_inplace(plain, self._ids[level])
-        return plain
+        # A copy: the plaintext that was lowered keeps the memory of the highest level.
+        return self._seal.Plaintext(plain)
 
     def add(self, a: Any, b: Any) -> Any:
         """See `Engine`."""
