@@ -83,13 +83,16 @@ class Engine(Protocol):
         """The ciphertext as bytes."""
 
 
-@functools.lru_cache(maxsize=4)
 def context_of(parameters: Parameters) -> Any:
     """SEAL's context, with its own check at 128 bits on top of ours.
 
     It holds tables of megabytes, no key, and never changes: all clients of a plan share one.
     """
-    seal = seal_library()
+    return _context(seal_library(), parameters)
+
+
+@functools.lru_cache(maxsize=4)
+def _context(seal: Any, parameters: Parameters) -> Any:
     made = seal.EncryptionParameters(seal.scheme_type.ckks)
     made.set_poly_modulus_degree(parameters.degree)
     made.set_coeff_modulus(seal.CoeffModulus.Create(parameters.degree, list(parameters.prime_bits)))
