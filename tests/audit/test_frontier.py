@@ -130,4 +130,13 @@ def test_no_objective_is_refused() -> None:
 
 def test_all_objectives_are_used_by_default() -> None:
     assert point().losses() == point().losses(OBJECTIVES)
-    assert len(point().losses()) == 4
+    assert len(point().losses()) == 5
+
+
+def test_a_faster_twin_dominates_and_an_untimed_one_does_not() -> None:
+    slow, fast = point(latency_ms=90.0), point(latency_ms=10.0)
+    assert fast.dominates(slow)
+    assert not point().dominates(slow)
+    assert Point.from_json(slow.to_json()) == slow
+    with pytest.raises(ConfigError, match="latency_ms"):
+        point(latency_ms=float("nan"))

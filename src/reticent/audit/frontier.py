@@ -12,8 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from reticent.errors import ConfigError
 
 Interval = tuple[float, float]
-Objective = Literal["utility", "excess", "client_flops_share", "few_shot"]
-OBJECTIVES: tuple[Objective, ...] = ("utility", "excess", "client_flops_share", "few_shot")
+Objective = Literal["utility", "excess", "client_flops_share", "few_shot", "latency"]
+OBJECTIVES: tuple[Objective, ...] = (
+    "utility",
+    "excess",
+    "client_flops_share",
+    "few_shot",
+    "latency",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,8 @@ class Point:
     `excess` is the worst excess over every attribute and every number of pooled requests, reached
     on `target` with `requests` requests. `few_shot` maps labelled examples per class to the
     utility that a client reaches with them and without the server; `alone` is the utility of a
-    stand-alone classifier of the client half's cost. `guaranteed` says that a claim stronger than
+    stand-alone classifier of the client half's cost. `latency_ms` is the median time of one query,
+    both halves in one process. `guaranteed` says that a claim stronger than
     "the attacks that were run" stands behind it, `contradicted` that an attack broke that claim,
     `chosen` that this is the deployment which the scorecard is about.
     """
@@ -35,6 +42,7 @@ class Point:
     client_flops_share: float
     few_shot: Mapping[int, float] = field(default_factory=dict)
     alone: float | None = None
+    latency_ms: float | None = None
     utility_ci: Interval | None = None
     excess_ci: Interval | None = None
     target: str = ""
@@ -51,6 +59,8 @@ class Point:
             "client_flops_share": self.client_flops_share,
             **{f"few_shot[{count}]": value for count, value in self.few_shot.items()},
         }
+        if self.latency_ms is not None:
+            measured["latency_ms"] = self.latency_ms
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise ConfigError(
@@ -62,8 +72,8 @@ class Point:
         """What is to be made small, one number per objective.
 
         A negative excess counts as zero: an attacker who does worse than the label alone would
-        use the label. Few-shot decoding that was not measured counts as infinitely bad, so that
-        leaving it out is no merit.
+        use the label. Few-shot decoding and latency that were not measured count as infinitely bad,
+        so that leaving them out is no merit.
         """
         fewest = min(self.few_shot, default=None)
         values: dict[Objective, float] = {
@@ -71,6 +81,7 @@ class Point:
             "excess": max(0.0, self.excess),
             "client_flops_share": self.client_flops_share,
             "few_shot": math.inf if fewest is None else self.few_shot[fewest],
+            "latency": math.inf if self.latency_ms is None else self.latency_ms,
         }
         return tuple(values[objective] for objective in objectives)
 
@@ -109,7 +120,7 @@ def pareto(
 ) -> tuple[Point, ...]:
     """The points that no other point dominates, in the order given.
 
-    With all four objectives the undefended model stays in: its client computes nothing. To ask
+    With all objectives the undefended model stays in: its client computes nothing. To ask
     the narrower question "which keeps utility and leaks least", name those two objectives.
     """
     chosen = tuple(objectives)

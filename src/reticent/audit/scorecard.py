@@ -317,6 +317,7 @@ class Scorecard:
             client_flops_share=self.cost.client_flops_share,
             few_shot=self.alone.few_shot,
             alone=self.alone.utility,
+            latency_ms=None if self.cost.latency_ms is None else self.cost.latency_ms.protected,
             guaranteed=any(not isinstance(claim.strength, Empirical) for claim in claims),
             contradicted=any(f.contradicts for f in self.pillars[Pillar.INPUT].findings),
         )

@@ -53,9 +53,10 @@ def _table(made: Comparison) -> Table:
 
     from reticent.audit.frontier import pareto
 
-    best = pareto(made.points, ("utility", "excess", "client_flops_share"))
+    best = pareto(made.points, ("utility", "excess", "client_flops_share", "latency"))
     table = Table(title=f"{made.title}: {made.metric} undefended {made.baseline:.3f}")
-    for heading in ("method", "cut", made.metric, "worst excess", "on", "client", "1-shot", ""):
+    headings = ("method", "cut", made.metric, "worst excess", "on", "client", "1-shot", "query", "")
+    for heading in headings:
         table.add_column(heading)
     for point in made.points:
         low, high = point.excess_ci or (point.excess, point.excess)
@@ -67,6 +68,7 @@ def _table(made: Comparison) -> Table:
             f"{point.target}, m={point.requests}",
             f"{point.client_flops_share:.0%}",
             f"{point.few_shot.get(1, float('nan')):.3f}",
+            "" if point.latency_ms is None else f"{point.latency_ms:.2f} ms",
             ("CONTRADICTED " if point.contradicted else "")
             + ("certified " if point.guaranteed else "")
             + ("frontier" if point in best else ""),

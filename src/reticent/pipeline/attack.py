@@ -26,6 +26,7 @@ from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code
 from reticent.pipeline.encrypted_traffic import audit_sizes
+from reticent.pipeline.latency import query_ms
 from reticent.pipeline.recipe import AuditTable, Recipe
 from reticent.pipeline.stage import Report, Stage, prepare, regimes
 from reticent.report import Gallery
@@ -231,6 +232,7 @@ def measured_point(
         client_flops_share=hardened.costs.client_flops_share,
         few_shot=shots_of(few_shot(stage, hardened)),
         alone=stage.alone(hardened, recipe),
+        latency_ms=query_ms(stage, hardened),
         guaranteed=hardened.guarantees[0].allowed_excess() is not None,
         contradicted=any(found.contradicts for found in attacked.findings),
         chosen=chosen,

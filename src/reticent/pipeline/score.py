@@ -7,8 +7,7 @@ import importlib.metadata
 import platform
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from reticent.inference.graph import Graph
 from reticent.inference.sealed.method import SealedHead
 from reticent.inference.split.harden import Hardened
 from reticent.pipeline.attack import Attacked, few_shot, shots_of
+from reticent.pipeline.latency import median_ms
 from reticent.pipeline.private_training import NO_LEDGER
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Stage
@@ -144,18 +144,9 @@ def _latency(stage: Stage, folder: Path) -> Latency:
         export(stage.model, torch.from_numpy(x), path)
         plain = Graph(path)
     return Latency(
-        plain=_median_ms(lambda: plain(x)),
-        protected=_median_ms(lambda: client.decode(server.answer(client.encode(x)))),
+        plain=median_ms(lambda: plain(x)),
+        protected=median_ms(lambda: client.decode(server.answer(client.encode(x)))),
     )
-
-
-def _median_ms(call: Callable[[], object], *, repeats: int = 200, seconds: float = 5.0) -> float:
-    times: list[float] = []
-    while len(times) < repeats and (len(times) < 5 or sum(times) < seconds):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times) * 1000)
 
 
 def gates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,34 @@ def frontier_figure(card: Scorecard) -> Html:
             parse_math=False,
         )
         return inline_svg(figure, "frontier", _frontier_alt(points, metric))
+
+
+def latency_figure(card: Scorecard) -> Html:
+    """Utility over the time of one query, one mark per mechanism that was timed."""
+    points, metric = [p for p in card.frontier if p.latency_ms is not None], task_metric(card)
+    scale = 100.0 if is_share(metric) else 1.0
+    spots = [(math.log10(max(p.latency_ms or 0.0, 1e-3)), scale * p.utility) for p in points]
+    across, up = zip(*spots, strict=True)
+    room = (max(up) - min(up)) or 1.0
+    with drawing_axes(4.0, 3.3, left=28, top=20) as (figure, axes):
+        axes.set_xlim(math.floor(min(across)) - 0.1, math.ceil(max(across)) + 0.9)
+        axes.set_ylim(min(up) - 0.14 * room, max(up) + 0.14 * room)
+        powers = range(math.floor(min(across)), math.ceil(max(across)) + 1)
+        axes.set_xticks(list(powers), [f"{10.0**power:g}" for power in powers])
+        axes.grid()
+        for point, spot in zip(points, spots, strict=True):
+            _mark(axes, point, spot)
+        _label_points(axes, points, spots, 0.0)
+        unit = ", %" if is_share(metric) else ""
+        axes.set_xlabel("milliseconds a query, both halves  (left is better)")
+        axes.set_title(
+            f"{metric}{unit}  (up is better)", loc="left", fontsize=8.5, color=MUTED,
+            parse_math=False,
+        )  # fmt: skip
+        said = "; ".join(
+            f"{p.method}: {p.latency_ms:.2f} ms, {quantity(metric, p.utility)}" for p in points
+        )
+        return inline_svg(figure, "latency", f"Utility and the time of one query. {said}.")
 
 
 def alone_figure(card: Scorecard) -> Html:

@@ -20,7 +20,9 @@ def frontier_table(card: Scorecard) -> Html:
     metric = words.task_metric(card)
     counts = sorted({count for point in card.frontier for count in point.few_shot})
     best = pareto(card.frontier)
+    timed = any(point.latency_ms is not None for point in card.frontier)
     head = ["Mechanism", words.capital(metric), "Worst excess", "Client computes",
+            *["One query"] * timed,
             *(f"Client alone, {count} per class" for count in counts),
             "Classifier of same cost", "Undominated"]  # fmt: skip
     rows = []
@@ -32,6 +34,7 @@ def frontier_table(card: Scorecard) -> Html:
             words.quantity(metric, p.utility),
             _two(words.change("accuracy", p.excess), where),
             words.share(p.client_flops_share),
+            *["not measured" if p.latency_ms is None else f"{p.latency_ms:.2f} ms"] * timed,
             *(_measured(metric, value) for value in (*decoded, p.alone)),
             "yes" if p in best else "no",
         ]
@@ -40,8 +43,8 @@ def frontier_table(card: Scorecard) -> Html:
         kind = "broken-row" if p.contradicted else "chosen" if p.chosen else None
         rows.append(_row(name, cells, kind))
     note = (
-        "Undominated: no other mechanism is at least as good in utility, leakage, client cost "
-        "and decoding with the fewest examples, and better in one of them."
+        "Undominated: no other mechanism is at least as good in utility, leakage, client cost, "
+        "decoding with the fewest examples and latency, and better in one of them."
     )
     return _table(head, rows, note)
 
