@@ -25,7 +25,7 @@ from reticent.guarantee import Empirical, Guarantee, Pillar
 SCHEMA = 1
 _SHARES = (
     "accuracy", "rate", "tpr", "auc", "recall", "precision", "advantage", "agreement", "fidelity",
-    "records rebuilt", "records stored", "risk",
+    "records rebuilt", "records stored", "weights recovered", "risk",
 )  # fmt: skip
 Interval = tuple[float, float]
 Section = TypeVar("Section")

@@ -100,7 +100,7 @@ def score(
         pillars=by_pillar(hardened.guarantees, findings + others, alone=alone),
         gates=gates(recipe, measured, findings, hardened),
         notices=_notices(recipe, task, attacked),
-        untested=outcome.untested,
+        untested={**outcome.untested, **first.untested},
     )
     if not points:
         return card
