@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "encrypted.md"
 
 def test_the_pages_program_classifies_an_encrypted_digit(capsys):
     found = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    program, batch, flooding = found
+    program, whole, batch, flooding = found
     space: dict[str, object] = {}
     exec(compile(program, str(PAGE), "exec"), space)
     told = capsys.readouterr().out
@@ -19,6 +19,10 @@ def test_the_pages_program_classifies_an_encrypted_digit(capsys):
     guess, truth = told.splitlines()[-1].split()
     assert guess == truth
     assert space["layout"].estimate.packing == "single"
+    exec(compile(whole, str(PAGE), "exec"), space)
+    told = capsys.readouterr().out
+    assert "certified on 512 records" in told
+    assert "instead, goal='throughput'" in told
     exec(compile(batch, str(PAGE), "exec"), space)
     told = capsys.readouterr().out
     assert "0 rotations" in told

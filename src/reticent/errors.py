@@ -40,13 +40,11 @@ class ConfigError(InputError):
 
 
 class MissingExtraError(InputError, ImportError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed; any of the `extras` brings it."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"Expected the package {package!r} to be installed. "
-            f"Run: pip install 'reticent[{extra}]'"
-        )
+    def __init__(self, package: str, *extras: str) -> None:
+        commands = " or ".join(f"pip install 'reticent[{extra}]'" for extra in extras)
+        super().__init__(f"Expected the package {package!r} to be installed. Run: {commands}")
 
 
 class UnsupportedError(ReticentError):

@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 from peers import TRITONCLIENT, environment
 
-from reticent.inference.sealed.client import SealedClient
-from reticent.inference.sealed.server import SealedServer
 from reticent.service.keys import KeyStore
-from reticent.service.model import ServedModel
-from reticent.service.serve import Binding, running, running_command
+from reticent.service.serve import running_command
 
 HERE = Path(__file__).parent
 FAKES = HERE.parent / "service" / "service_fakes.py"
@@ -56,36 +53,3 @@ def test_tritonclient_is_served(tmp_path: Path) -> None:
     # The client shows our message, so it found it where V2 puts it.
     assert "float32[-1, 64]" in got["wrong shape"]
     assert "API key" in got["no key"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_tritonclient_carries_ciphertexts(tmp_path: Path) -> None:
-    """A client that knows nothing of encryption is enough to carry it: BYTES in, BYTES out."""
-    sys.path.insert(0, str(HERE.parent / "inference" / "sealed"))
-    from sealed_specimens import publish, records
-
-    python = environment("tritonclient", TRITONCLIENT)
-    layout = publish(tmp_path / "bundle")
-    half = SealedServer(tmp_path / "bundle" / "server", processes=1)
-    client = SealedClient.load(tmp_path / "bundle" / "client")
-    x = records(2)
-    (tmp_path / "keys").write_bytes(client.public_keys)
-    for number, request in enumerate(client.encode(x)["ciphertext"]):
-        (tmp_path / f"request{number}").write_bytes(request)
-    binding = Binding(port=0, allow_anonymous=True)
-    served = ServedModel(name="sealed", half=half, channel="ckks")
-    with (tmp_path / "log").open("w") as log, running({"sealed": served}, binding, log=log) as site:
-        script = HERE / "ciphertexts_by_tritonclient.py"
-        done = subprocess.run(
-            [str(python), str(script), f"127.0.0.1:{site.port}", str(tmp_path)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr[-2000:]
-    replies = np.empty(2, dtype=object)
-    replies[:] = [(tmp_path / f"reply{number}").read_bytes() for number in range(2)]
-    want = layout.program.run(x.astype(np.float64)).argmax(axis=1)
-    assert client.decode({"answer": replies}).tolist() == want.tolist()

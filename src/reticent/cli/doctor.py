@@ -39,6 +39,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "dp": {"dp-accounting": "0.6"},
     "release": {"scipy": "1.13", "opendp": "0.13"},
     "encrypted": {"seal-python": "4.4"},
+    "encrypted-tenseal": {"tenseal": "0.3.18", "zstandard": "0.22"},
     "report": {"matplotlib": "3.8"},
 }
 PYTHON_AT_LEAST = (3, 11)

@@ -21,6 +21,7 @@ from reticent.data.partition import Regime
 from reticent.data.task import Task
 from reticent.errors import GateError
 from reticent.guarantee import Pillar
+from reticent.inference.sealed.method import SealedHead
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code
@@ -65,6 +66,8 @@ def attack_stage(
     if recipe.inference.method is not None:
         report(f"harden ({recipe.inference.method}, {regime} users)")
     hardened = stage.harden(recipe)
+    if isinstance(hardened.halves.head, SealedHead):
+        report(hardened.halves.head.layout.plan.describe())
     if not names:
         return Attacked(stage=stage, hardened=hardened, findings=())
     return attack(

@@ -62,7 +62,7 @@ _SEALED = (
 )
 _FLOODED = (
     "replies are flooded: a reply to an honest request tells no more of the weights than its "
-    "answer does, up to a statistical distance of 2^-{bits} each, by a simulated bound on noise."
+    "answer does, up to a statistical distance of 2^-{bits} each, by a bound on its noise."
 )
 _NOT_FLOODED = (
     "the noise in replies isn't flooded, so that a client may learn something of the weights "

@@ -22,8 +22,9 @@ from reticent.errors import (
 from reticent.inference.ckks import layouts, masking, packing
 from reticent.inference.ckks import server as server_module
 from reticent.inference.ckks.client import EncryptedClient
-from reticent.inference.ckks.engine import seal_library
+from reticent.inference.ckks.engine import SealEngine, context_of, seal_library
 from reticent.inference.ckks.envelope import HEADER_BYTES, checksum_of, join, split
+from reticent.inference.ckks.keys import ClientKeys
 from reticent.inference.ckks.lowering import lower
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters
 from reticent.inference.ckks.plan import Plan, plan
@@ -36,7 +37,7 @@ from reticent.inference.ckks.program import (
     Program,
     Step,
 )
-from reticent.inference.ckks.server import EncryptedServer
+from reticent.inference.ckks.server import EncryptedServer, Weights
 
 FLAT = Primitives(table=dict.fromkeys(OPERATIONS, (1.0,) * 8))
 
@@ -337,6 +338,43 @@ def test_another_plans_client_is_turned_away(parties):
         EncryptedServer(server._plan, other.public_keys)
 
 
+def _plaintexts(ready):
+    return [plain for each in ready._encoded[1] for plain in each.values()]
+
+
+def test_clients_of_one_plan_share_weights_that_were_encoded_once(monkeypatch):
+    program = perceptron()
+    made = planned(program)
+    weights, x = Weights(made), records(program)[:3]
+    want = program.run(x)
+    encoded = []
+    encode = SealEngine.encode
+    monkeypatch.setattr(
+        SealEngine,
+        "encode",
+        lambda self, values, **given: encoded.append(1) or encode(self, values, **given),
+    )
+    counts = []
+    for _ in range(3):
+        client = EncryptedClient(dataclasses.replace(made.for_client(), places=16))
+        # As in processes that share nothing: other objects of the same parameters.
+        context_of.cache_clear()
+        server = EncryptedServer(made, client.public_keys, weights=weights)
+        encoded.clear()
+        got = [client.decrypt(server.answer(client.encrypt(each))) for each in x]
+        assert np.abs(np.array(got) - want).max() < certified(made)
+        counts.append(len(encoded))
+    # A mask for each answer is all that is left to encode.
+    assert counts[0] > counts[1] == counts[2] == len(x)
+    # And what is kept takes no more than the planner counts before it calls a layout affordable.
+    held = sum(plain.capacity() * 8 for each in weights._layers for plain in _plaintexts(each))
+    keys = made.parameters.key_bytes(len(made.steps))
+    laid = layouts.Laid(packing="", layers=made.layers, chain=made.chain, error=0.0)
+    assert 0 < held <= layouts._encoded_bytes(laid) - keys
+    with pytest.raises(ConfigError, match="another's"):
+        EncryptedServer(planned(program), client.public_keys, weights=weights)
+
+
 def test_a_reply_under_other_keys_is_no_answer(parties):
     _, made, client, _ = parties
     other, other_server = pair(made)
@@ -483,3 +521,16 @@ def test_garbage_is_refused_without_a_word_of_what_it_decrypts_to(parties):
     with pytest.raises(EvidenceError) as caught:
         client.decrypt(altered(client, reply, zero_under_noise))
     assert not any(letter.isdigit() for letter in str(caught.value))
+
+
+@pytest.mark.parametrize("change", ["a rotation less", "two of one kind"])
+def test_keys_that_lack_what_the_plan_turns_by_are_refused_at_once(parties, change):
+    _, made, _, _ = parties
+    plan = made.for_client()
+    fewer = plan.steps[:-1] if change == "a rotation less" else plan.steps
+    keys = ClientKeys(plan.parameters, plan=plan.digest, steps=fewer).public
+    if change == "two of one kind":
+        public, relinearise, _ = split(keys[HEADER_BYTES:], count=3, most=1 << 28)
+        keys = repacked(keys, join([public, relinearise, relinearise]))
+    with pytest.raises(DataError, match=r"rotations|evaluation keys"):
+        EncryptedServer(made, keys)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import BernoulliNB, ComplementNB, GaussianNB, MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from test_encrypted import FLAT
 
 from reticent.errors import ConfigError, GateError, UnsupportedError
+from reticent.inference.ckks.client import EncryptedClient
 from reticent.inference.ckks.estimators import from_estimator
+from reticent.inference.ckks.plan import plan
 from reticent.inference.ckks.program import Linear, Polynomial
+from reticent.inference.ckks.server import EncryptedServer
 from reticent.inference.ckks.trees import from_trees
 
 
@@ -30,6 +35,16 @@ def cancer() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 LEARN, DECIDE, TEST = cancer()
 DIGITS = load_digits(return_X_y=True)
+
+
+def wine() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Three classes: to learn from (89), to report on (89)."""
+    x, y = load_wine(return_X_y=True)
+    order = np.random.default_rng(3).permutation(len(x))
+    return tuple((x[part], y[part]) for part in (order[:89], order[89:]))
+
+
+WINE = wine()
 
 
 @pytest.mark.parametrize(
@@ -45,6 +60,7 @@ DIGITS = load_digits(return_X_y=True)
         SVC(kernel="linear"),
         SVC(kernel="poly", degree=2, coef0=1.0),
         SVC(kernel="poly", degree=3, gamma=0.02),
+        OneVsRestClassifier(SVC(kernel="poly", degree=2, coef0=1.0)),
     ],
     ids=lambda e: f"{type(e).__name__}-{getattr(e, 'kernel', '')}-{getattr(e, 'degree', '')}",
 )
@@ -132,10 +148,35 @@ def test_what_has_no_program_is_refused_with_a_remedy(estimator, words):
         from_estimator(estimator, bound=1.0)
 
 
-def test_several_classes_of_a_kernel_machine_are_refused():
+def test_several_classes_of_a_kernel_machine_are_refused_naming_what_has_a_margin_each():
     model = SVC(kernel="poly").fit(DIGITS[0][:200], DIGITS[1][:200])
-    with pytest.raises(UnsupportedError, match="pairs of classes vote"):
+    with pytest.raises(
+        UnsupportedError, match=r"vote.*OneVsRestClassifier\(SVC\(kernel='poly'\)\)"
+    ):
         from_estimator(model, bound=16.0)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [SVC(kernel="poly", degree=2, coef0=1.0), SVC(kernel="linear"), LogisticRegression()],
+    ids=["poly", "linear", "logistic"],
+)
+def test_one_class_against_the_rest_gives_a_margin_each(inside):
+    learn, (x, _) = WINE
+    model = make_pipeline(StandardScaler(), OneVsRestClassifier(inside)).fit(*learn)
+    got = from_estimator(model, bound=2000.0).run(x)
+    assert got.shape == (89, 3)
+    np.testing.assert_allclose(got, model.decision_function(x), rtol=1e-7, atol=1e-7)
+    assert (got.argmax(axis=1) == model.predict(x)).all()
+
+
+def test_one_class_against_the_rest_needs_margins_of_one_label():
+    x, y = WINE[0]
+    with pytest.raises(UnsupportedError, match=r"OneVsRestClassifier of GaussianNB"):
+        from_estimator(OneVsRestClassifier(GaussianNB()).fit(x, y), bound=2000.0)
+    several = OneVsRestClassifier(LogisticRegression(max_iter=9)).fit(x, np.eye(3)[y])
+    with pytest.raises(UnsupportedError, match=r"multilabel=True"):
+        from_estimator(several, bound=2000.0)
 
 
 def test_unfitted_and_unbounded_are_refused():
@@ -178,3 +219,55 @@ def test_trees_that_polynomials_cannot_follow_are_refused_with_a_table():
         from_trees(tree, x, held_out=x[::4], epochs=2)
     with pytest.raises(ConfigError, match="a fitted tree or forest classifier"):
         from_trees(LogisticRegression().fit(x, y), x, held_out=x)
+
+
+def scaled(estimator):
+    return make_pipeline(StandardScaler(), estimator)
+
+
+def exact(model):
+    return from_estimator(model, bound=5000.0)
+
+
+def soft(model):
+    made = from_trees(model, LEARN[0], held_out=DECIDE[0], tolerance=0.15, epochs=12)
+    return made.program
+
+
+@pytest.mark.parametrize(
+    ("model", "program_of", "data"),
+    [
+        (LogisticRegression(), exact, "cancer"),
+        (LinearSVC(), exact, "cancer"),
+        (SVC(kernel="poly", degree=2, coef0=1.0), exact, "cancer"),
+        (SVC(kernel="poly", degree=3, gamma=0.02), exact, "cancer"),
+        (OneVsRestClassifier(SVC(kernel="poly", degree=2, coef0=1.0)), exact, "wine"),
+        (GaussianNB(), exact, "cancer"),
+        (DecisionTreeClassifier(max_depth=3, random_state=0), soft, "cancer"),
+        (RandomForestClassifier(10, max_depth=4, random_state=0), soft, "cancer"),
+    ],
+    ids=["logistic", "linear", "square", "cube", "rest", "bayes", "tree", "forest"],
+)
+def test_encrypted_answers_are_the_programs_at_the_plans_own_rounding(model, program_of, data):
+    learn, test = (LEARN, TEST) if data == "cancer" else WINE
+    program = program_of(scaled(model).fit(*learn))
+    made = plan(program, records=learn[0], goal="upload", primitives=FLAT)
+    client = EncryptedClient(made.for_client())
+    server = EncryptedServer(made, client.public_keys)
+    records = test[0][:12]
+    got = np.array([client.decrypt(server.answer(client.encrypt(x))) for x in records])
+    wanted, step = program.run(records), 2.0**-made.estimate.places
+    # Half a step for the certified error, half for rounding.
+    np.testing.assert_allclose(got, wanted, atol=step, rtol=0)
+    margins = np.ptp(np.sort(wanted, axis=1)[:, -2:], axis=1)
+    alike = got.argmax(axis=1) == wanted.argmax(axis=1)
+    assert alike[margins > 2 * step].all()
+    assert alike.sum() >= 10
+
+
+def test_bayes_whose_variances_are_far_apart_has_no_precision_left():
+    x, y = DIGITS
+    # Pixels that are nearly always blank have a variance of nearly nothing.
+    program = from_estimator(GaussianNB().fit(x[:1200], y[:1200]), bound=16.0)
+    with pytest.raises(UnsupportedError, match=r"'GaussianNB' too few places"):
+        plan(program, records=x[:1200], primitives=FLAT)

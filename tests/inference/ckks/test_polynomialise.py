@@ -233,3 +233,14 @@ def test_digits_lose_at_most_half_a_point_and_noise(kind):
     print(f"{kind}: relu {relu:.3f}, polynomial {polynomial:.3f}, n={len(test)}\n{made.table()}")
     # Half a point on 1,000 records, and one standard error of a paired difference.
     assert polynomial >= relu - 0.005 - 0.005
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_answers_alike_from_the_start_is_not_taught(frozen):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 3)).requires_grad_(not frozen)
+    x, _ = rings(80, 1)
+    made = polynomialise(model, x[:60], held_out=x[60:])
+    with torch.no_grad():
+        wanted = model(x).numpy()
+    np.testing.assert_allclose(made.program.run(x.double().numpy()), wanted, atol=1e-6)

@@ -84,7 +84,7 @@ class BatchServer:
 
     def __init__(self, plan: BatchPlan, keys: bytes) -> None:
         self._plan = plan
-        self._key_id, self._engine = load_keys(plan.parameters, keys, plan=plan.digest, rotations=1)
+        self._key_id, self._engine = load_keys(plan.parameters, keys, plan=plan.digest, steps=())
         self._random = SecureRandom()
 
     def answer(self, requests: Iterable[bytes]) -> Iterator[bytes]:

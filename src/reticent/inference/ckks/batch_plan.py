@@ -126,7 +126,7 @@ def plan_batch(
         bound=program.bound,
         upload_bytes=inputs * parameters.ciphertext_bytes,
         reply_bytes=outputs * 2 * parameters.degree * 8 * (chain.stages[-1].left + 1),
-        key_bytes=parameters.key_bytes(1),
+        key_bytes=parameters.key_bytes(0),
         memory_bytes=memory,
         server_ms=_predicted(lowered, chain, costs),
         places=places_for(error),
@@ -173,8 +173,7 @@ def _predicted(lowered: Lowered, chain: Chain, costs: Primitives) -> float:
             costs.at("rescale", level) * stage.divides + costs.at("mask", level) / 2
         ) * outputs
         if index < len(lowered.squares):
-            squared = costs.at("product", stage.left) + costs.at("relinearise", stage.left)
-            total += squared * outputs
+            total += costs.at("multiply", stage.left) * outputs
     load = costs.at("load", parameters.levels) * lowered.matrices[0].weight.shape[1]
     return float(
         total + load + costs.at("mask", chain.stages[-1].left) * len(lowered.matrices[-1].weight)

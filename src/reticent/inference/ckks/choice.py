@@ -31,11 +31,12 @@ def best(
     usable = None
     turns = layers is not None and layers[0].rotations > 1
     answers = len(lowered.matrices[-1].weight)
+    gains = reach.at(1 if layers is None else layers[0].copies)
     for merged in (True, False):
         if merged and (turns or not lowered.squares):
             continue  # too small a scale to be rotated at
         found = [
-            (certified_error(reach.gains, layers, chain, answers=answers), chain)
+            (certified_error(gains, layers, chain, answers=answers), chain)
             for chain in chains(len(lowered.matrices), degree, merged=merged, whole=layers is None)
             if headroom(chain, reach) >= 1
         ]
@@ -77,7 +78,8 @@ def flooded_best(
             continue
         own = certified_error(within, layers, chain, answers=answers, bits=bits + 2, own=True)
         made = flood(bits, masked=degree, answers=answers, error=own, content=held)
-        error = certified_error(reach.gains, layers, chain, answers=answers)
+        gains = reach.at(layers[0].copies)
+        error = certified_error(gains, layers, chain, answers=answers)
         error += tail(CERTIFIED_BITS, answers) * made.spread
         if error <= reach.most:
             return chain, error, made
@@ -130,7 +132,8 @@ def shortage(lowered: Lowered, degree: int, flooding_bits: int = 0) -> str:
             ]
             least = f", {min(needed)} bits" if needed else ""
             return f"layer {matrix.name!r} needs one more level{least}, of {MOST_BITS[degree]} bits"
-    return f"noise leaves answers too few places in {MOST_BITS[degree]} bits"
+    last = lowered.matrices[-1].name
+    return f"noise leaves the answers of {last!r} too few places in {MOST_BITS[degree]} bits"
 
 
 def _fitting(matrices: int, degree: int | None, flooding_bits: int) -> Iterator[Chain]:

@@ -5,6 +5,7 @@ Handles (`Any`) are the library's own objects; nothing outside this file touches
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -38,12 +39,6 @@ class Engine(Protocol):
 
     def add_into(self, total: Any, a: Any) -> Any:
         """As `add`, in the place of `total`."""
-
-    def product(self, a: Any, b: Any) -> Any:
-        """The product of two ciphertexts, of three polynomials; scales multiply."""
-
-    def relinearise(self, a: Any) -> Any:
-        """A product as two polynomials, in its place; others as they are."""
 
     def multiply(self, a: Any, b: Any) -> Any:
         """The product of two ciphertexts, relinearised; scales multiply."""
@@ -89,8 +84,15 @@ class Engine(Protocol):
 
 
 def context_of(parameters: Parameters) -> Any:
-    """SEAL's context, with its own check at 128 bits on top of ours."""
-    seal = seal_library()
+    """SEAL's context, with its own check at 128 bits on top of ours.
+
+    It holds tables of megabytes, no key, and never changes: all clients of a plan share one.
+    """
+    return _context(seal_library(), parameters)
+
+
+@functools.lru_cache(maxsize=4)
+def _context(seal: Any, parameters: Parameters) -> Any:
     made = seal.EncryptionParameters(seal.scheme_type.ckks)
     made.set_poly_modulus_degree(parameters.degree)
     made.set_coeff_modulus(seal.CoeffModulus.Create(parameters.degree, list(parameters.prime_bits)))
@@ -126,7 +128,8 @@ class SealEngine:
         else:
             plain = self._encoder.encode(np.ascontiguousarray(values, dtype=np.float64), scale)
         self._evaluator.mod_switch_to_inplace(plain, self._ids[level])
-        return plain
+        # A copy: the plaintext that was lowered keeps the memory of the highest level.
+        return self._seal.Plaintext(plain)
 
     def add(self, a: Any, b: Any) -> Any:
         """See `Engine`."""
@@ -150,19 +153,11 @@ class SealEngine:
         self._evaluator.add_inplace(total, a)
         return total
 
-    def product(self, a: Any, b: Any) -> Any:
-        """See `Engine`."""
-        return self._evaluator.square(a) if a is b else self._evaluator.multiply(a, b)
-
-    def relinearise(self, a: Any) -> Any:
-        """See `Engine`."""
-        if a.size() > 2:
-            self._evaluator.relinearize_inplace(a, self._relinearise)
-        return a
-
     def multiply(self, a: Any, b: Any) -> Any:
-        """See `Engine`."""
-        return self.relinearise(self.product(a, b))
+        """See `Engine`. At once: three polynomials divided by a prime round six bits worse."""
+        product = self._evaluator.square(a) if a is b else self._evaluator.multiply(a, b)
+        self._evaluator.relinearize_inplace(product, self._relinearise)
+        return product
 
     def rescale(self, a: Any) -> Any:
         """See `Engine`."""
@@ -249,11 +244,13 @@ def _chain(context: Any) -> tuple[list[Any], list[int]]:
 
 
 def seal_library() -> Any:
-    """The `seal` module; `MissingExtraError` where it isn't installed."""
-    try:
-        return importlib.import_module("seal")
-    except ImportError:
-        raise MissingExtraError("seal-python", "encrypted") from None
+    """`seal`, or TenSEAL's bindings under its names. `MissingExtraError` without either."""
+    for name in ("seal", "reticent.inference.ckks.sealapi"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise MissingExtraError("seal-python or tenseal", "encrypted", "encrypted-tenseal")
 
 
 def galois_keys(generator: Any, steps: Iterable[int]) -> Any:

@@ -25,8 +25,8 @@ def from_estimator(estimator: Any, *, bound: float) -> Program:
     Exact, up to float64: LogisticRegression, LinearSVC, RidgeClassifier, SGDClassifier,
     Perceptron, LinearDiscriminantAnalysis, MultinomialNB, ComplementNB; BernoulliNB on features
     of 0 and 1; GaussianNB (degree 2); SVC of two classes with a linear or polynomial kernel (width:
-    its support vectors, degree: the kernel's). StandardScaler, MinMaxScaler, MaxAbsScaler and PCA
-    fold into the first matrix.
+    its support vectors, degree: the kernel's), and OneVsRestClassifier of any of these whose answer
+    is a margin. StandardScaler, MinMaxScaler, MaxAbsScaler and PCA fold into the first matrix.
     Raises `UnsupportedError` for others, with the remedy. Trees and forests are only approximated:
     see `from_trees`, which measures how well.
     """
@@ -152,48 +152,81 @@ def _gaussian_bayes(last: Any, layers: Layers, source: int) -> int:
 def _kernel_machine(last: Any, layers: Layers, source: int) -> int:
     if len(last.classes_) != 2 and last.kernel in ("linear", "poly"):
         raise UnsupportedError(
-            "Not yet: SVC of more than two classes lets pairs of classes vote, which no polynomial "
-            "does. Use LinearSVC or LogisticRegression, which compare one margin per class."
+            "Never exactly: SVC of more than two classes lets pairs of classes vote, which no "
+            f"polynomial does. Fit OneVsRestClassifier(SVC(kernel={last.kernel!r})), LinearSVC or "
+            "LogisticRegression, which compare one margin per class."
         )
-    dual = last.dual_coef_
-    dual = dual.toarray() if hasattr(dual, "toarray") else np.asarray(dual)
-    if last.kernel == "linear":
-        return layers.push(_both("SVC", last.coef_, last.intercept_), source)
-    if last.kernel != "poly":
+    return _kernel_machines([last], layers, source)
+
+
+def _kernel_machines(machines: list[Any], layers: Layers, source: int) -> int:
+    """A margin of each machine, of one kernel: over the support vectors of all."""
+    kernel, degree = machines[0].kernel, int(machines[0].degree)
+    if kernel == "linear":
+        return _margins(machines, layers, source)
+    if kernel != "poly":
         raise UnsupportedError(
-            f"Never: SVC(kernel={last.kernel!r}) is no polynomial. Use kernel='poly', or "
+            f"Never: SVC(kernel={kernel!r}) is no polynomial. Use kernel='poly', or "
             "'linear', or distil it into a small PyTorch model with polynomialise."
         )
-    vectors = np.asarray(last.support_vectors_)
-    gamma = float(last._gamma)
+    vectors = [float(each._gamma) * _dense(each.support_vectors_) for each in machines]
+    starts = np.cumsum([0, *(len(each) for each in vectors)])
+    duals = np.zeros((len(machines), starts[-1]))
+    for row, each in enumerate(machines):
+        duals[row, starts[row] : starts[row + 1]] = _dense(each.dual_coef_)[0]
     products = Linear(
         name="SVC support vectors",
-        weight=gamma * vectors,
-        bias=np.full(len(vectors), float(last.coef0)),
+        weight=np.concatenate(vectors),
+        bias=np.repeat([float(each.coef0) for each in machines], np.diff(starts)),
     )
-    power = np.zeros((int(last.degree) + 1, 1))
+    power = np.zeros((degree + 1, 1))
     power[-1] = 1.0
     raised = layers.push(
         Polynomial(name="SVC kernel", coefficients=power), layers.push(products, source)
     )
-    return layers.push(_both("SVC", dual, last.intercept_), raised)
+    return layers.push(_both("SVC", duals, _intercepts(machines)), raised)
 
 
+def _margins(machines: list[Any], layers: Layers, source: int) -> int:
+    weight = np.concatenate([_dense(each.coef_) for each in machines])
+    return layers.push(_both(type(machines[0]).__name__, weight, _intercepts(machines)), source)
+
+
+def _intercepts(machines: list[Any]) -> Values:
+    return np.concatenate([np.ravel(each.intercept_) for each in machines])
+
+
+def _dense(matrix: Any) -> Values:
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
+def _one_against_rest(last: Any, layers: Layers, source: int) -> int:
+    """A margin per class, the largest of which is the answer."""
+    machines = list(last.estimators_)
+    names = {type(each).__name__ for each in machines}
+    if last.multilabel_ or len(names) > 1 or not names <= {*_LINEAR, "SVC"}:
+        raise UnsupportedError(
+            f"Not yet: OneVsRestClassifier of {', '.join(sorted(names))}, with "
+            f"multilabel={last.multilabel_}. Use one of {', '.join(_LINEAR)} or SVC inside, "
+            "without scalers, and one label a record."
+        )
+    return (_kernel_machines if names == {"SVC"} else _margins)(machines, layers, source)
+
+
+_LINEAR = (
+    "LogisticRegression",
+    "LinearSVC",
+    "RidgeClassifier",
+    "SGDClassifier",
+    "Perceptron",
+    "LinearDiscriminantAnalysis",
+)
 _RULES: dict[str, Callable[[Any, Layers, int], int]] = {
-    **dict.fromkeys(
-        (
-            "LogisticRegression",
-            "LinearSVC",
-            "RidgeClassifier",
-            "SGDClassifier",
-            "Perceptron",
-            "LinearDiscriminantAnalysis",
-        ),
-        _linear,
-    ),
+    **dict.fromkeys(_LINEAR, _linear),
     "MultinomialNB": _discrete_bayes,
     "ComplementNB": _discrete_bayes,
     "BernoulliNB": _bernoulli,
     "GaussianNB": _gaussian_bayes,
     "SVC": _kernel_machine,
+    "OneVsRestClassifier": _one_against_rest,
 }

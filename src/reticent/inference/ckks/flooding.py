@@ -61,7 +61,7 @@ def content(lowered: Lowered, degree: int, *, bound: float, bits: int) -> float:
     """What a part of a flooded reply holds besides the answers: the hidden layer times the errors
     that the last weights have as encoded, in slots for other rows and in imaginary parts.
     """
-    coded = math.sqrt(degree / 24) / 2.0**FLOODED_WEIGHT_BITS
+    coded = math.sqrt(degree / 12) / 2.0**FLOODED_WEIGHT_BITS
     hidden = float(np.linalg.norm(largest_hidden(lowered, bound)))
     return tail(bits + 2, degree) * coded * hidden + 2.0**-50
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,7 +19,16 @@ from reticent.inference.ckks.engine import (
     galois_keys,
     seal_library,
 )
-from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
+from reticent.inference.ckks.envelope import (
+    PIECE,
+    Envelope,
+    Kind,
+    join,
+    part_sizes,
+    split,
+    unpack,
+    unpack_stream,
+)
 from reticent.inference.ckks.parameters import Parameters
 
 SLACK = 4096  # bytes that the library's own headers may add
@@ -59,7 +70,7 @@ class ClientKeys:
             [
                 bytes(public.to_string()),
                 bytes(keys.generator.create_relin_keys().to_string()),
-                bytes(galois_keys(keys.generator, steps or (1,)).to_string()),
+                bytes(galois_keys(keys.generator, steps).to_string()),
             ]
         )
         self.id = hashlib.sha256(content).digest()[:16]
@@ -105,23 +116,66 @@ class ClientKeys:
 
 
 def load_keys(
-    parameters: Parameters, keys: bytes, *, plan: bytes, rotations: int
+    parameters: Parameters, keys: bytes | Path, *, plan: bytes, steps: tuple[int, ...]
 ) -> tuple[bytes, SealEngine]:
     """A client's key id, and the engine that computes with its public keys.
 
-    Raises `DataError` and `BundleError` for bytes that are no keys of this plan.
+    Of a file no more than a piece is in memory beside what the library makes of it; its folder
+    needs room for it once more. Raises `DataError` and `BundleError` for bytes that are no keys of
+    this plan, or not all that its rotations `steps` take.
     """
     context = context_of(parameters)
-    most = parameters.key_bytes(max(1, rotations)) * 51 // 50 + 3 * SLACK
+    most = parameters.key_bytes(len(steps)) * 51 // 50 + 3 * SLACK
+    if isinstance(keys, Path):
+        owner, made = _load_file(context, keys, plan=plan, most=most)
+    else:
+        owner, made = _load_bytes(context, keys, plan=plan, most=most)
+    public, relinearise, rotations = made
+    # A rotation by so many slots is known by the power of 3 that it turns roots of unity to.
+    missing = [step for step in steps if not rotations.has_key(pow(3, step, 2 * parameters.degree))]
+    if missing or not relinearise.has_key(2):
+        raise DataError(
+            f"Expected keys for relinearising and for rotations by {list(steps)}, got none for "
+            f"{missing or 'relinearising'}. Make them with the model's current client files."
+        )
+    engine = SealEngine(context, public=public, relinearise=relinearise, rotations=rotations)
+    return owner, engine
+
+
+def _load_bytes(
+    context: Any, keys: bytes, *, plan: bytes, most: int
+) -> tuple[bytes, tuple[Any, Any, Any]]:
     envelope = unpack(keys, kind=Kind.KEYS, plan=plan, most=most)
     public, relinearise, turning = split(envelope.content, count=3, most=most)
     try:
-        engine = SealEngine(
-            context,
-            public=context.from_public_str(public),
-            relinearise=context.from_relin_str(relinearise),
-            rotations=context.from_galois_str(turning),
+        made = (
+            context.from_public_str(public),
+            context.from_relin_str(relinearise),
+            context.from_galois_str(turning),
         )
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"Expected evaluation keys for these parameters: {error}.") from None
-    return envelope.keys, engine
+        raise _no_keys(error) from None
+    return envelope.keys, made
+
+
+def _load_file(
+    context: Any, file: Path, *, plan: bytes, most: int
+) -> tuple[bytes, tuple[Any, Any, Any]]:
+    seal = seal_library()
+    made = seal.PublicKey(), seal.RelinKeys(), seal.GaloisKeys()
+    with file.open("rb") as stream, TemporaryDirectory(dir=file.parent) as folder:
+        owner = unpack_stream(stream, kind=Kind.KEYS, plan=plan, most=most)
+        part = Path(folder) / "part"
+        for each, size in zip(made, part_sizes(stream, count=len(made), most=most), strict=True):
+            with part.open("wb") as copy:
+                for left in range(size, 0, -PIECE):
+                    copy.write(stream.read(min(left, PIECE)))
+            try:
+                each.load(context, str(part))
+            except (RuntimeError, ValueError) as error:
+                raise _no_keys(error) from None
+    return owner, made
+
+
+def _no_keys(error: Exception) -> DataError:
+    return DataError(f"Expected evaluation keys for these parameters: {error}.")

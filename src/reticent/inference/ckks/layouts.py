@@ -15,7 +15,7 @@ from reticent.inference.ckks.packing import Layer
 from reticent.inference.ckks.parameters import MOST_BITS
 from reticent.inference.ckks.reach import Reach, reach_within
 
-# Of one client's keys and the weights that are encoded beside them.
+# Of one client's keys and the encoded weights, which a process holds once for all its clients.
 MOST_BYTES = 4_000_000_000
 # Of a first matrix's outputs, each shifted for the second.
 MOST_COPIES = 8

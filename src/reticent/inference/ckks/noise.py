@@ -85,21 +85,21 @@ class _Sum:
         stage, degree = self._stages[index], self._degree
         if index == 0:
             reached = gain.values if layer is None else gain.pairs * self._met(index, layer)
-            self._total += reached * _ERROR * degree / 2 / 4.0**self._fresh
+            self._total += reached * (_ERROR / 2 + 1 / 12) * degree / 4.0**self._fresh
         if layer is None:
             self._total += gain.used / 12 / 4.0**stage.weight_bits
         else:
             # Where a ciphertext holds a row's columns, none of them is without a weight.
             met = gain.used if len(layer.columns) > 1 else gain.coded
-            self._total += met * degree / 24 / 4.0**stage.weight_bits
+            # Of real numbers, whose polynomials are symmetric: their roundings add up to real ones.
+            self._total += met * degree / 12 / 4.0**stage.weight_bits
 
     def matrix(self, index: int, gain: Gain, layer: Layer | None) -> None:
         """What the server's own operations add, up to this matrix's product."""
         stage, before = self._stages[index], self._stages[index - 1]
-        if index and (layer is None or not layer.is_still):
+        if index:
             turns = None if layer is None else self._met(index, layer)
-            level = before.left if layer is None else stage.level
-            self._switched("square", turns, gain, level, 2 * before.out_bits)
+            self._switched("square", turns, gain, before.left, 2 * before.out_bits)
         giants, sums = (1, 0) if layer is None else (len(layer.giants), len(layer.sums))
         parts, scale = giants * 2**sums, 4.0**stage.out_bits
         if stage.divides:
@@ -111,8 +111,7 @@ class _Sum:
             if step:
                 times = min(giants, self._met(index, layer))
                 self._switched(step, times, gain, stage.level, incoming)
-        late = int(index > 0 and layer.is_still)
-        turned = (len(layer.moves) + late) * 2**sums + 2**sums - 1
+        turned = len(layer.moves) * 2**sums + 2**sums - 1
         random, spike = self._turning(stage.left, parts)
         self._total += gain.rows * turned * (random + self._rounding(parts)) / scale
         for step in set(layer.moves):
@@ -120,8 +119,6 @@ class _Sum:
             count = layer.moves.count(step)
             most = count * min(count * gain.row, gain.rows)
             self._spikes[step] += math.sqrt(most * spike / scale)
-        if late:
-            self._spikes["square"] += math.sqrt(gain.row * spike / scale)
         for step in layer.sums:
             self._spikes[step] += math.sqrt(gain.row * spike / scale)
 

@@ -60,11 +60,6 @@ class Layer:
         return tuple(sorted({turn - turn % self.baby for turn in self.turns}))
 
     @property
-    def is_still(self) -> bool:
-        """Nothing is rotated before the sums."""
-        return self.turns == (0,)
-
-    @property
     def moves(self) -> tuple[int, ...]:
         """The rotations between giant steps, from the last down to 0."""
         return tuple(to - at for at, to in itertools.pairwise((0, *self.giants)) if to > at)

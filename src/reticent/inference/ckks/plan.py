@@ -200,10 +200,8 @@ def _estimate(laid: Laid, lowered: Lowered, costs: Primitives) -> Estimate:
         total += costs.at("multiply_plain", stage.level) * products
         total += costs.at("rescale", stage.level) * len(layer.giants) * stage.divides
         total += costs.at("rotate", stage.left) * (giants + len(layer.sums))
-        if index:
-            total += costs.at("relinearise", stage.left if layer.is_still else stage.level)
         if index < len(lowered.squares):
-            total += costs.at("product", stage.left)
+            total += costs.at("multiply", stage.left)
     uploads = len(layers[0].columns)
     return Estimate(
         packing=laid.packing,

@@ -84,7 +84,8 @@ def polynomialise(
     """A polynomial copy of a classifier; `model` itself is left alone.
 
     `inputs` (n, ...) needs no labels: they teach the copy to answer as `model` does, or as
-    `answers` (n, outputs), the logits of another teacher. `held_out` and its `labels` (m,) decide
+    `answers` (n, outputs), the logits of another teacher, unless it does so from the start, as a
+    linear copy. `held_out` and its `labels` (m,) decide
     and must not be among `inputs`, nor be what a figure is reported on. A single output answers
     with its sign (labels 0 and 1), several with the largest.
     Raises `GateError` with a table when accuracy on `held_out` falls by more than `tolerance`,
@@ -97,15 +98,16 @@ def polynomialise(
     student = replaced(model, inputs, degree=degree)
     to_program(student, inputs[:1])
     fit_activations(student, inputs[:_FITTED_ON])
-    distil(
-        student,
-        inputs,
-        wanted,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        range_weight=range_weight,
-        seed=seed,
-    )
+    if not torch.allclose(_answers(student, inputs), wanted, rtol=1e-5, atol=1e-6):
+        distil(
+            student,
+            inputs,
+            wanted,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            range_weight=range_weight,
+            seed=seed,
+        )
     made = _measured(student, teacher, inputs, held_out, labels)
     if not made.original_accuracy - made.accuracy <= tolerance:
         raise GateError(

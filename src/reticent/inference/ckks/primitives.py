@@ -19,8 +19,7 @@ from reticent.random import SecureRandom
 OPERATIONS = (
     "rotate",
     "multiply_plain",
-    "product",
-    "relinearise",
+    "multiply",
     "rescale",
     "mask",
     "load",
@@ -89,18 +88,13 @@ def _operations(
         # As a request's part: copied and its checksum taken.
         return [engine.load(bytes(memoryview(each))) for each in requests if checksum_of(each)]
 
-    raised = engine.product(one, one)
-
-    def switched() -> Any:
-        return engine.relinearise(engine.negate(raised))
-
     def turned() -> Any:
         return engine.add(engine.rotate(one, 1), one)
 
     if level == 0:
         # The last prime is never divided by, and no product is taken there.
-        rest = dict.fromkeys(("multiply_plain", "product", "rescale"), _nothing)
-        return {"rotate": turned, "relinearise": switched, **rest, "mask": mask, "load": load}
+        rest = dict.fromkeys(("multiply_plain", "multiply", "rescale"), _nothing)
+        return {"rotate": turned, **rest, "mask": mask, "load": load}
     product = engine.multiply_plain(one, plain)
     total = engine.multiply_plain(one, plain)
 
@@ -111,8 +105,7 @@ def _operations(
     return {
         "rotate": turned,
         "multiply_plain": products,
-        "product": lambda: engine.product(one, one),
-        "relinearise": switched,
+        "multiply": lambda: engine.multiply(one, one),
         "rescale": lambda: engine.rescale(product),
         "mask": mask,
         "load": load,

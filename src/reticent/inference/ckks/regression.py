@@ -212,16 +212,16 @@ class RegressionClient:
 
 
 class RegressionServer:
-    """Trains with public keys only."""
+    """Trains with public keys only: bytes, or a file of them, which is never in memory whole."""
 
     _steps: int
     _before: Array
     _mask: Array | None
 
-    def __init__(self, task: Regression, keys: bytes) -> None:
+    def __init__(self, task: Regression, keys: bytes | Path) -> None:
         self._task, self._random = task, SecureRandom()
         self._key_id, self._engine = load_keys(
-            task.parameters, keys, plan=task.digest, rotations=len(task.steps)
+            task.parameters, keys, plan=task.digest, steps=task.steps
         )
         self._records: list[Any] = []
         self._mask: Array | None = None

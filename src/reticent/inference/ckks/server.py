@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reticent.errors import AuthenticationError, DataError
+from reticent.errors import AuthenticationError, ConfigError, DataError
 from reticent.inference.ckks import packing
 from reticent.inference.ckks.chain import Stage
 from reticent.inference.ckks.engine import Engine
@@ -28,14 +28,21 @@ class EncryptedServer:
 
     Replies are masked and re-randomised, see `masked`. That the noise in the answers, which depends
     on the weights, is drowned as well is claimed only of a plan with a flood, see `flooding`.
+    Servers of one plan may share its `weights` (None: own ones). Raises `DataError` and
+    `BundleError` for bytes that are no keys of this plan, `ConfigError` for another plan's weights.
     """
 
-    def __init__(self, plan: Plan, keys: bytes, *, network: Network | None = None) -> None:
+    def __init__(self, plan: Plan, keys: bytes, *, weights: Weights | None = None) -> None:
+        if weights is not None and weights.plan is not plan:
+            raise ConfigError(
+                f"Expected weights of plan {plan.digest.hex()[:12]}, got another's, of "
+                f"{weights.plan.digest.hex()[:12]}. Make them with Weights(plan)."
+            )
         self._plan = plan
+        self._weights = weights or Weights(plan)
         self._key_id, self._engine = load_keys(
-            plan.parameters, keys, plan=plan.digest, rotations=len(plan.steps)
+            plan.parameters, keys, plan=plan.digest, steps=plan.steps
         )
-        self._network = network or Network(plan)
         self._answers = plan.outputs >= 0
         self._random = SecureRandom()
 
@@ -53,9 +60,8 @@ class EncryptedServer:
             )
         parts = split(envelope.content, count=count, most=sizes)
         values = [self._fresh(part) for part in parts]
-        for layer in self._network.layers:
-            values = [layer.run(self._engine, values)]
-        reply = self._engine.save(self._hidden(values[0]))
+        made = self._weights.run(self._engine, values)
+        reply = self._engine.save(self._hidden(made))
         return Envelope(
             kind=Kind.REPLY, plan=self._plan.digest, keys=self._key_id, content=join([reply])
         ).pack()
@@ -78,11 +84,15 @@ class EncryptedServer:
         return made
 
 
-class Network:
-    """A plan's weights, encoded when they are first met: the same for every client's server."""
+class Weights:
+    """A plan's weights, encoded at their first use and then kept as plaintexts alone.
+
+    They depend on the parameters and on no key, so that one object serves all clients of a process.
+    """
 
     def __init__(self, plan: Plan) -> None:
-        self.layers = [
+        self.plan = plan
+        self._layers = [
             _Ready(layer, matrix, square, stage)
             for layer, matrix, square, stage in zip(
                 plan.layers,
@@ -93,32 +103,43 @@ class Network:
             )
         ]
 
+    def run(self, engine: Engine, values: list[Any]) -> Any:
+        """The network's encrypted answer to encrypted inputs, with the keys that `engine` has."""
+        for layer in self._layers:
+            values = [layer.run(engine, values)]
+        return values[0]
+
 
 class _Ready:
-    """One matrix, and the square behind it, with weights encoded at the level of their use."""
+    """One matrix, and the square behind it, with weights encoded at the level of their use.
+
+    A plan's scales are the same in every query, whoever asks: what was encoded for one fits all.
+    """
 
     def __init__(self, layer: Layer, matrix: Matrix, square: Square | None, stage: Stage) -> None:
-        self._layer, self._stage, self._matrix = layer, stage, matrix
-        self._incoming: float | None = None
-        self._encoded: list[dict[int, Any]] = []
+        self._layer, self._matrix, self._stage = layer, matrix, stage
+        # By the scale of what they multiply.
+        self._encoded: tuple[float, list[dict[int, Any]]] = (0.0, [])
         self._kept: dict[tuple[str, float], Any] = {}
         self._bias = _spread(matrix.bias, layer)
         self._offset = None if square is None else _spread(square.offset, layer)
 
     def run(self, engine: Engine, values: list[Any]) -> Any:
-        """The product, squared if it is to be, possibly of three polynomials still."""
-        layer = self._layer
-        if not layer.is_still:
-            values = [engine.relinearise(value) for value in values]
-        if self._incoming != engine.scale(values[0]):
-            self._encode(engine, engine.scale(values[0]))
-        total = self._turned(engine, [self._babies(engine, value) for value in values])
+        layer, incoming = self._layer, engine.scale(values[0])
+        scale, encoded = self._encoded
+        if scale != incoming:
+            encoded = self._made(engine, incoming)
+            self._encoded = (incoming, encoded)
+        babies = [_babies(engine, value, layer) for value in values]
+        total = self._turned(engine, babies, encoded)
         for step in layer.sums:
             total = engine.add_into(engine.rotate(total, step), total)
         total = engine.add_plain(total, self._plain(engine, "bias", self._bias, total))
         return total if self._offset is None else self._squared(engine, total)
 
-    def _turned(self, engine: Engine, babies: list[dict[int, Any]]) -> Any:
+    def _turned(
+        self, engine: Engine, babies: list[dict[int, Any]], encoded: list[dict[int, Any]]
+    ) -> Any:
         """The sum over giant steps, from the last down, as Horner's rule has it: one key for all
         steps that are equally far apart.
         """
@@ -127,71 +148,72 @@ class _Ready:
             if total is not None:
                 total = engine.rotate_into(total, at - giant)
             at = giant
-            part = self._inner(engine, babies, giant)
+            # What is met for the last time needs no copy.
+            last = giant == self._layer.giants[0]
+            part = _inner(engine, babies, encoded, giant, last=last)
             if part is None:
                 continue
             for _ in range(self._stage.divides):
                 part = engine.rescale(part)
-            # What wasn't rotated yet is three polynomials still: two cost less at fewer primes.
-            part = engine.relinearise(part)
             total = part if total is None else engine.add_into(total, part)
         assert total is not None
         return engine.rotate_into(total, at) if at else total
 
-    def _inner(self, engine: Engine, babies: list[dict[int, Any]], giant: int) -> Any:
-        total = None
-        # What is met for the last time needs no copy.
-        last = giant == self._layer.giants[0]
-        multiply = engine.multiply_into if last else engine.multiply_plain
-        for turned, encoded in zip(babies, self._encoded, strict=True):
-            for baby, value in turned.items():
-                plain = encoded.get(giant + baby)
-                if plain is None:
-                    continue
-                product = multiply(value, plain)
-                total = product if total is None else engine.add_into(total, product)
-        return total
-
-    def _babies(self, engine: Engine, value: Any) -> dict[int, Any]:
-        turn = engine.rotate
-        return {step: turn(value, step) if step else value for step in self._layer.babies}
-
-    def _encode(self, engine: Engine, incoming: float) -> None:
+    def _made(self, engine: Engine, incoming: float) -> list[dict[int, Any]]:
         """Weights at the scale that leaves exactly the stage's, behind the division if any."""
-        stage = self._stage
+        stage, baby = self._stage, self._layer.baby
         primes = (engine.prime(level) for level in range(stage.level, stage.left, -1))
         scale = 2.0**stage.out_bits * math.prod(map(float, primes)) / incoming
-        self._encoded = [
+        return [
             {
                 rotation: engine.encode(
-                    np.roll(weights, rotation // self._layer.baby * self._layer.baby),
-                    scale=scale,
-                    level=self._stage.level,
+                    np.roll(weights, rotation // baby * baby), scale=scale, level=stage.level
                 )
                 for rotation, weights in enumerate(each)
                 if weights.any()
             }
             for each in packing.diagonals(self._matrix.weight, self._layer)
         ]
-        self._incoming = incoming
 
     def _squared(self, engine: Engine, x: Any) -> Any:
         assert self._offset is not None
         if not self._offset.any():
-            return engine.product(x, x)
+            return engine.multiply(x, x)
         moved = engine.add_plain(x, self._plain(engine, "offset", self._offset, x))
-        return engine.product(x, moved)
+        return engine.multiply(x, moved)
 
     def _plain(self, engine: Engine, name: str, values: Values, like: Any) -> Any:
         """`values` at the scale and level of `like`, which are the same for every query."""
         scale = engine.scale(like)
         if (name, scale) not in self._kept:
-            level = engine.level(like)
-            self._kept = {
-                **self._kept,
-                (name, scale): engine.encode(values, scale=scale, level=level),
-            }
+            made = engine.encode(values, scale=scale, level=engine.level(like))
+            self._kept = {**self._kept, (name, scale): made}
+            return made
         return self._kept[name, scale]
+
+
+def _inner(
+    engine: Engine,
+    babies: list[dict[int, Any]],
+    encoded: list[dict[int, Any]],
+    giant: int,
+    *,
+    last: bool,
+) -> Any:
+    total = None
+    multiply = engine.multiply_into if last else engine.multiply_plain
+    for turned, plains in zip(babies, encoded, strict=True):
+        for baby, value in turned.items():
+            plain = plains.get(giant + baby)
+            if plain is None:
+                continue
+            product = multiply(value, plain)
+            total = product if total is None else engine.add_into(total, product)
+    return total
+
+
+def _babies(engine: Engine, value: Any, layer: Layer) -> dict[int, Any]:
+    return {step: engine.rotate(value, step) if step else value for step in layer.babies}
 
 
 def _spread(values: Values, layer: Layer) -> Values:

@@ -52,7 +52,7 @@ class SealedServer:
         self._most_loaded = most_loaded_bytes
         parts = len(plan.layers[0].columns)
         self.most_request_bytes = HEADER_BYTES + parts * (plan.parameters.ciphertext_bytes + _SLACK)
-        largest = plan.parameters.key_bytes(max(1, len(plan.steps))) * 51 // 50 + 4 * _SLACK
+        largest = plan.parameters.key_bytes(len(plan.steps)) * 51 // 50 + 4 * _SLACK
         self._temporary = None if spool is not None else tempfile.TemporaryDirectory()
         self.spool = KeySpool(
             spool or Path(self._temporary.name if self._temporary else ""),

@@ -1,8 +1,8 @@
 """A process that computes on ciphertexts: the event loop and the other core stay free of it.
 
-Each holds the network, encoded once for all clients, and the evaluation keys of those that it
-answered last, up to a number of bytes. Strangers' bytes meet the library here: should they end the
-process, they end no more than that.
+Each holds the network, its weights encoded once for all clients, and the evaluation keys of the
+clients that it answered last, up to a number of bytes: nothing else is held for a client.
+Strangers' bytes meet the library here: should they end the process, they end no more than that.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from reticent.errors import BundleError
 from reticent.inference.ckks.plan import Plan
-from reticent.inference.ckks.server import EncryptedServer, Network
+from reticent.inference.ckks.server import EncryptedServer, Weights
 from reticent.inference.sealed.files import load_plan
 
 
 @dataclass(kw_only=True)
 class _State:
     plan: Plan
-    network: Network
+    weights: Weights
     most_bytes: int
     servers: OrderedDict[str, tuple[EncryptedServer, int]] = field(default_factory=OrderedDict)
 
@@ -33,7 +33,7 @@ class _State:
                 raise BundleError(
                     "The evaluation keys were evicted meanwhile. Upload them again."
                 ) from None
-            made = EncryptedServer(self.plan, data, network=self.network)
+            made = EncryptedServer(self.plan, data, weights=self.weights)
             self.servers[name] = (made, len(data))
             while self._bytes() > self.most_bytes and len(self.servers) > 1:
                 self.servers.popitem(last=False)
@@ -51,7 +51,7 @@ def start(folder: Path, most_bytes: int) -> None:
     """Load the network in `folder`; called once in each process."""
     global _state
     plan = load_plan(folder)
-    _state = _State(plan=plan, network=Network(plan), most_bytes=most_bytes)
+    _state = _State(plan=plan, weights=Weights(plan), most_bytes=most_bytes)
 
 
 def admit(keys: Path) -> None:

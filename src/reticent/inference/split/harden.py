@@ -26,7 +26,7 @@ from reticent.guarantee import (
     Pillar,
 )
 from reticent.inference.ckks.parameters import ASSUMPTION
-from reticent.inference.sealed.method import MOST_LEVELS, REFUSALS, depth
+from reticent.inference.sealed.method import MOST_LEVELS, REFUSALS, SealedHead, depth
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.certificate import Certificate
 from reticent.inference.split.certificate import certify as average_case
@@ -285,7 +285,16 @@ def _at(problem: Problem, method: str) -> Hardened:
         validation_utility=float(_outcomes(problem, halves).mean()),
         certificate=certificate,
         options=problem.options,
+        choices=_priced(halves),
     )
+
+
+def _priced(halves: Halves) -> tuple[str, ...]:
+    """What encryption takes here, and what it would take instead; nothing is encrypted yet."""
+    head = halves.head
+    if not isinstance(head, SealedHead):
+        return ()
+    return (f"a layout for ciphertexts: {'; '.join(head.layout.plan.describe().splitlines())}",)
 
 
 def _certificate(
