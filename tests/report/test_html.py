@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from specimen import NOISE, TASK, ZERO, audited, contradicted, gallery, gate_failed, holds
 
-from reticent.audit.scorecard import Alone, Scorecard, by_pillar
+from reticent.audit.scorecard import Alone, Encryption, Packing, Scorecard, by_pillar
 from reticent.errors import MissingExtraError
 from reticent.guarantee import Pillar
 from reticent.report import render, write_report
@@ -204,6 +204,25 @@ def test_nothing_claimed_is_not_a_success() -> None:
     html = render(replace(holds(), pillars={}, frontier=()))
     assert "NOTHING CLAIMED" in html
     assert 'class="verdict good"' not in html
+
+
+def test_what_encryption_takes_and_the_servers_time_are_shown() -> None:
+    packing = Packing(
+        packing="single", rotations=10, key_bytes=88_200_000, upload_bytes=1_310_000,
+        reply_bytes=524_000, server_ms=65.0,
+    )  # fmt: skip
+    other = replace(packing, packing="several", rotations=44)
+    made = Encryption(levels=4, ring=16384, modulus_bits=334, chosen=packing, others=(other,))
+    card = holds()
+    assert card.cost is not None
+    points = tuple(replace(point, server_ms=2.5) for point in card.frontier)
+    said = page(replace(card, cost=replace(card.cost, encryption=made), frontier=points)).said
+    assert "ring 16,384, modulus 334 bits" in said
+    assert "Not chosen: several" in said
+    assert "44 rotations" in said
+    assert "Server, one query" in said
+    assert "Utility against the server's time" in said
+    assert "steps of a factor of two" in said
 
 
 def test_the_price_in_model_privacy_stands_beside_the_frontier() -> None:

@@ -1,4 +1,4 @@
-"""The comparison of mechanisms: utility, excess leakage, client cost, few-shot decoding."""
+"""The comparison of mechanisms: utility, excess leakage, client cost, decoding, latency."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from reticent.errors import ConfigError
 
 Interval = tuple[float, float]
-Objective = Literal["utility", "excess", "client_flops_share", "few_shot"]
+Objective = Literal["utility", "excess", "client_flops_share", "few_shot", "server_ms"]
 OBJECTIVES: tuple[Objective, ...] = ("utility", "excess", "client_flops_share", "few_shot")
+"""What every point has; the server's time comes beside them where all points have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class Point:
     `excess` is the worst excess over every attribute and every number of pooled requests, reached
     on `target` with `requests` requests. `few_shot` maps labelled examples per class to the
     utility that a client reaches with them and without the server; `alone` is the utility of a
-    stand-alone classifier of the client half's cost. `guaranteed` says that a claim stronger than
+    stand-alone classifier of the client half's cost. `server_ms` are the server's milliseconds for
+    one query, None where not measured. `guaranteed` says that a claim stronger than
     "the attacks that were run" stands behind it, `contradicted` that an attack broke that claim,
     `chosen` that this is the deployment which the scorecard is about.
     """
@@ -42,6 +44,7 @@ class Point:
     guaranteed: bool = False
     contradicted: bool = False
     chosen: bool = False
+    server_ms: float | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class Point:
             "client_flops_share": self.client_flops_share,
             **{f"few_shot[{count}]": value for count, value in self.few_shot.items()},
         }
+        if self.server_ms is not None:
+            measured["server_ms"] = self.server_ms
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise ConfigError(
@@ -62,8 +67,9 @@ class Point:
         """What is to be made small, one number per objective.
 
         A negative excess counts as zero: an attacker who does worse than the label alone would
-        use the label. Few-shot decoding that was not measured counts as infinitely bad, so that
-        leaving it out is no merit.
+        use the label. Few-shot decoding or a time that was not measured counts as infinitely bad,
+        so that leaving it out is no merit. Times vary from run to run: they count in steps of a
+        factor of two, and those of one step are alike.
         """
         fewest = min(self.few_shot, default=None)
         values: dict[Objective, float] = {
@@ -71,6 +77,7 @@ class Point:
             "excess": max(0.0, self.excess),
             "client_flops_share": self.client_flops_share,
             "few_shot": math.inf if fewest is None else self.few_shot[fewest],
+            "server_ms": math.inf if self.server_ms is None else _step(self.server_ms),
         }
         return tuple(values[objective] for objective in objectives)
 
@@ -104,18 +111,30 @@ class Point:
 _POINT = TypeAdapter(Point)
 
 
+def _step(ms: float) -> float:
+    """Which power of two of a millisecond is nearest; below a thousandth nothing is told apart."""
+    return float(round(math.log2(max(ms, 1e-3))))
+
+
+def objectives_of(points: Iterable[Point]) -> tuple[Objective, ...]:
+    """The objectives on which `points` can be compared: with the server's time if all have it."""
+    timed = all(point.server_ms is not None for point in points)
+    return (*OBJECTIVES, "server_ms") if timed else OBJECTIVES
+
+
 def pareto(
-    points: Iterable[Point], objectives: Iterable[Objective] = OBJECTIVES
+    points: Iterable[Point], objectives: Iterable[Objective] | None = None
 ) -> tuple[Point, ...]:
     """The points that no other point dominates, in the order given.
 
-    With all four objectives the undefended model stays in: its client computes nothing. To ask
-    the narrower question "which keeps utility and leaks least", name those two objectives.
+    On `objectives_of` the points, unless others are named. With all of them the undefended model
+    stays in: its client computes nothing. To ask the narrower question "which keeps utility and
+    leaks least", name those two objectives.
     """
-    chosen = tuple(objectives)
+    candidates = tuple(points)
+    chosen = objectives_of(candidates) if objectives is None else tuple(objectives)
     if not chosen:
         raise ConfigError(f"Expected at least one objective among {OBJECTIVES}, got none.")
-    candidates = tuple(points)
     return tuple(
         point
         for point in candidates

@@ -111,21 +111,52 @@ class Utility:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Median milliseconds of one query, undefended and protected, on the same machine."""
+    """Median milliseconds of one query, undefended and protected, on the same machine.
+
+    `server` is the server's part of the protected one.
+    """
 
     plain: float
     protected: float
+    server: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What one way to lay a network out for ciphertexts costs, as planned: nothing measured."""
+
+    packing: str
+    rotations: int
+    key_bytes: int
+    upload_bytes: int
+    reply_bytes: int
+    server_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encryption:
+    """What the planner settled before anything was encrypted, and what it did not choose."""
+
+    levels: int
+    ring: int
+    modulus_bits: int
+    chosen: Packing
+    others: tuple[Packing, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What protection costs. Shares are of the whole model; bytes are of one query."""
+    """What protection costs. Shares are of the whole model; bytes are of one query.
+
+    `encryption` belongs to deployments that compute on ciphertexts.
+    """
 
     client_flops_share: float
     client_params_share: float
     request_bytes: int
     reply_bytes: int
     latency_ms: Latency | None = None
+    encryption: Encryption | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,13 +350,12 @@ class Scorecard:
             alone=self.alone.utility,
             guaranteed=any(not isinstance(claim.strength, Empirical) for claim in claims),
             contradicted=any(f.contradicts for f in self.pillars[Pillar.INPUT].findings),
+            server_ms=None if self.cost.latency_ms is None else self.cost.latency_ms.server,
         )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of DESIGN's contract, schema 1, that `from_json` restores."""
-        cost = None if self.cost is None else asdict(self.cost)
-        if cost is not None:
-            cost["latency_ms"] = cost["latency_ms"] or {"plain": None, "protected": None}
+        cost = None if self.cost is None else _cost_json(self.cost)
         return {
             "schema": SCHEMA,
             "verdict": self.verdict.value,
@@ -418,6 +448,17 @@ def by_pillar(
         )
         for pillar in Pillar
     }
+
+
+def _cost_json(cost: Cost) -> dict[str, Any]:
+    """With the contract's keys always, and the optional ones where there is something to say."""
+    record = asdict(cost)
+    record["latency_ms"] = record["latency_ms"] or {"plain": None, "protected": None}
+    if record["encryption"] is None:
+        del record["encryption"]
+    if record["latency_ms"].get("server", 0.0) is None:
+        del record["latency_ms"]["server"]
+    return record
 
 
 def is_share(metric: str) -> bool:

@@ -26,6 +26,7 @@ from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code
 from reticent.pipeline.encrypted_traffic import audit_chosen, audit_sizes, audit_weights
+from reticent.pipeline.latency import server_ms
 from reticent.pipeline.recipe import AuditTable, Recipe
 from reticent.pipeline.stage import Report, Stage, prepare, regimes
 from reticent.report import Gallery
@@ -251,6 +252,7 @@ def measured_point(
         guaranteed=hardened.guarantees[0].allowed_excess() is not None,
         contradicted=any(found.contradicts for found in attacked.findings),
         chosen=chosen,
+        server_ms=server_ms(stage, hardened),
     )
 
 

@@ -6,14 +6,11 @@ import hashlib
 import importlib.metadata
 import platform
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from reticent.attacks.finding import Finding
 from reticent.audit.family import is_accuracy
@@ -21,9 +18,10 @@ from reticent.audit.frontier import Point
 from reticent.audit.scorecard import (
     Alone,
     Cost,
+    Encryption,
     Gate,
-    Latency,
     Method,
+    Packing,
     Replay,
     Scorecard,
     TaskSummary,
@@ -36,12 +34,11 @@ from reticent.data.answers import METRICS
 from reticent.data.partition import Regime
 from reticent.data.task import Kind, Task
 from reticent.guarantee import Pillar
-from reticent.inference.deployed import local_pair
-from reticent.inference.export import export
-from reticent.inference.graph import Graph
 from reticent.inference.sealed.method import SealedHead
 from reticent.inference.split.harden import Hardened
 from reticent.pipeline.attack import Attacked, few_shot, shots_of
+from reticent.pipeline.encrypted_traffic import plan_of
+from reticent.pipeline.latency import latency
 from reticent.pipeline.private_training import NO_LEDGER
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Stage
@@ -131,31 +128,27 @@ def _cost(stage: Stage, hardened: Hardened, folder: Path) -> Cost:
         client_params_share=hardened.costs.client_params_share,
         request_bytes=hardened.costs.request_bytes,
         reply_bytes=hardened.costs.reply_bytes,
-        latency_ms=_latency(stage, folder),
+        latency_ms=latency(stage, folder),
+        encryption=encryption(hardened),
     )
 
 
-def _latency(stage: Stage, folder: Path) -> Latency:
-    """Median milliseconds of one query in process, one thread: compute only, no network."""
-    x = stage.records("test").x[:1]
-    client, server = local_pair(folder)
-    with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / "plain.onnx"
-        export(stage.model, torch.from_numpy(x), path)
-        plain = Graph(path)
-    return Latency(
-        plain=_median_ms(lambda: plain(x)),
-        protected=_median_ms(lambda: client.decode(server.answer(client.encode(x)))),
+def encryption(hardened: Hardened) -> Encryption | None:
+    """The figures of a sealed deployment's plan; None for any other."""
+    plan = plan_of(hardened)
+    if plan is None:
+        return None
+    packings = [
+        Packing(**{each.name: getattr(made, each.name) for each in fields(Packing)})
+        for made in (plan.estimate, *plan.others)
+    ]
+    return Encryption(
+        levels=plan.parameters.levels,
+        ring=plan.parameters.degree,
+        modulus_bits=plan.parameters.bits,
+        chosen=packings[0],
+        others=tuple(packings[1:]),
     )
-
-
-def _median_ms(call: Callable[[], object], *, repeats: int = 200, seconds: float = 5.0) -> float:
-    times: list[float] = []
-    while len(times) < repeats and (len(times) < 5 or sum(times) < seconds):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times) * 1000)
 
 
 def gates(

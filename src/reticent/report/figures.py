@@ -26,6 +26,8 @@ from reticent.report.drawing import (
 from reticent.report.markup import Html
 from reticent.report.words import change, is_share, quantity, regime, task_metric
 
+_LEAST_MS = 1e-3
+
 
 def frontier_figure(card: Scorecard) -> Html:
     """Utility over worst excess leakage, one mark per mechanism, with the Pareto line."""
@@ -46,7 +48,7 @@ def frontier_figure(card: Scorecard) -> Html:
         axes.plot(*zip(*front, strict=True), color=MEASURED, linewidth=1.0, alpha=0.5)
         for point, spot in zip(points, spots, strict=True):
             _mark(axes, point, spot)
-        _label_points(axes, points, spots, 100 * (limit or 0.0))
+        _label_points(axes, points, spots)
         unit = "%" if is_share(metric) else ""
         axes.set_xlabel("worst excess leakage, percentage points  (left is better)")
         axes.set_title(
@@ -57,6 +59,40 @@ def frontier_figure(card: Scorecard) -> Html:
             parse_math=False,
         )
         return inline_svg(figure, "frontier", _frontier_alt(points, metric))
+
+
+def latency_figure(card: Scorecard) -> Html:
+    """Utility over the server's time for one query, on a logarithmic axis, where measured."""
+    points = [p for p in card.frontier if p.server_ms is not None]
+    metric = task_metric(card)
+    scale = 100.0 if is_share(metric) else 1.0
+    spots = [(max(p.server_ms or 0.0, _LEAST_MS), scale * p.utility) for p in points]
+    with drawing_axes(4.0, 3.3, left=28, top=20) as (figure, axes):
+        across, up = zip(*spots, strict=True)
+        room = (max(up) - min(up)) or 1.0
+        axes.set_xscale("log")
+        # The room at the right is for names.
+        axes.set_xlim(min(across) / 2, max(across) * max(4.0, (max(across) / min(across)) ** 0.4))
+        axes.set_ylim(min(up) - 0.14 * room, max(up) + 0.14 * room)
+        axes.grid()
+        for point, spot in zip(points, spots, strict=True):
+            _mark(axes, point, spot)
+        _label_points(axes, points, spots)
+        axes.set_xlabel("server's time for one query, milliseconds  (left is better)")
+        axes.set_title(
+            f"{metric}{', %' if scale == 100 else ''}  (up is better)",
+            loc="left",
+            fontsize=8.5,
+            color=MUTED,
+            parse_math=False,
+        )
+        said = "; ".join(
+            f"{p.method}: utility {quantity(metric, p.utility)}, {p.server_ms:.3g} ms"
+            for p in points
+        )
+        return inline_svg(
+            figure, "latency", f"Utility over the server's time per mechanism. {said}."
+        )
 
 
 def alone_figure(card: Scorecard) -> Html:
@@ -212,9 +248,7 @@ def _frame(axes: Any, spots: Sequence[tuple[float, float]], baseline: float) -> 
     axes.grid()
 
 
-def _label_points(
-    axes: Any, points: Sequence[Point], spots: Sequence[tuple[float, float]], limit: float
-) -> None:
+def _label_points(axes: Any, points: Sequence[Point], spots: Sequence[tuple[float, float]]) -> None:
     """Place each name beside its mark where it covers least: no other mark, no other name."""
     place = axes.transData.transform
     frame = axes.bbox
