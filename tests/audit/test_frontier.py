@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reticent.audit.frontier import OBJECTIVES, Point, objectives_of, pareto
+from reticent.audit.frontier import OBJECTIVES, Point, pareto
 from reticent.errors import ConfigError
 
 
@@ -70,23 +70,6 @@ def test_fewer_objectives_ask_a_narrower_question() -> None:
     assert pareto((plain, code), ("utility", "excess")) == (code,)
 
 
-def test_the_servers_time_counts_where_every_point_has_it() -> None:
-    code, sealed = point("code", server_ms=0.05), point("sealed", excess=0.0, server_ms=60.0)
-    noisy = point("noise", excess=0.06, server_ms=0.01)
-    assert pareto((code, sealed, noisy)) == (code, sealed, noisy)
-    silent = point("silent", excess=0.06)
-    assert objectives_of((code, silent)) == OBJECTIVES
-    assert pareto((code, silent)) == (code,)
-
-
-def test_times_of_one_step_are_alike() -> None:
-    quick, slow = point("quick", server_ms=1.0), point("slow", server_ms=1.3)
-    assert pareto((quick, slow)) == (quick, slow)
-    assert pareto((quick, point("slow", server_ms=2.0))) == (quick,)
-    assert point(server_ms=None).losses(("server_ms",)) == (math.inf,)
-    assert point(server_ms=0.0).losses(("server_ms",))[0] < 0
-
-
 POINTS = st.lists(
     st.builds(
         point,
@@ -124,12 +107,11 @@ def test_json_restores_the_point() -> None:
     made = point(
         alone=0.8, utility_ci=(0.88, 0.92), target="person", requests=32, chosen=True,
         guaranteed=True, contradicted=True, parameters={"lam": 5.0},
-        server_ms=60.5,
     )  # fmt: skip
     assert Point.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
-@pytest.mark.parametrize("field", ["utility", "excess", "client_flops_share", "server_ms"])
+@pytest.mark.parametrize("field", ["utility", "excess", "client_flops_share"])
 def test_what_was_not_measured_is_refused(field: str) -> None:
     with pytest.raises(ConfigError, match=f"finite {field} for method 'code'"):
         point(**{field: math.nan})
@@ -148,4 +130,13 @@ def test_no_objective_is_refused() -> None:
 
 def test_all_objectives_are_used_by_default() -> None:
     assert point().losses() == point().losses(OBJECTIVES)
-    assert len(point().losses()) == 4
+    assert len(point().losses()) == 5
+
+
+def test_a_faster_twin_dominates_and_an_untimed_one_does_not() -> None:
+    slow, fast = point(latency_ms=90.0), point(latency_ms=10.0)
+    assert fast.dominates(slow)
+    assert not point().dominates(slow)
+    assert Point.from_json(slow.to_json()) == slow
+    with pytest.raises(ConfigError, match="latency_ms"):
+        point(latency_ms=float("nan"))

@@ -342,13 +342,11 @@ class TestFile:
         )  # fmt: skip
         other = replace(packing, packing="several")
         made = Encryption(levels=4, ring=16384, modulus_bits=334, chosen=packing, others=(other,))
-        latency = Latency(plain=2.0, protected=0.5, server=0.4)
         card = full()
-        card = replace(card, cost=replace(card.cost, encryption=made, latency_ms=latency))
+        card = replace(card, cost=replace(card.cost, encryption=made))
         record = json.loads(json.dumps(card.to_json()))
         assert record["cost"]["encryption"]["others"][0]["packing"] == "several"
         assert Scorecard.from_json(record) == card
-        assert card.point().server_ms == 0.4
 
     def test_latency_that_was_not_measured_keeps_its_keys(self) -> None:
         record = scorecard().to_json()

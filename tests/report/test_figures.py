@@ -11,7 +11,6 @@ from reticent.guarantee import Pillar
 from reticent.report.figures import (
     alone_figure,
     frontier_figure,
-    latency_figure,
     leakage_figures,
     strongest_rows,
 )
@@ -97,15 +96,3 @@ def test_an_error_metric_can_be_drawn() -> None:
         frontier=points,
     )
     assert "RMSE" in frontier_figure(card)
-
-
-def test_the_servers_time_is_drawn_where_measured() -> None:
-    card = holds()
-    points = tuple(
-        replace(p, server_ms=None if p.method == "plain" else 0.01 * 4.0**place)
-        for place, p in enumerate(card.frontier)
-    )
-    drawn = latency_figure(replace(card, frontier=points))
-    assert ">naive split<" in drawn
-    assert ">plain<" not in drawn
-    assert "naive split: utility 89.1\u00a0%, 0.04 ms" in drawn

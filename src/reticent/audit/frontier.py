@@ -1,4 +1,4 @@
-"""The comparison of mechanisms: utility, excess leakage, client cost, decoding, latency."""
+"""The comparison of mechanisms: utility, excess leakage, client cost, few-shot decoding."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from reticent.errors import ConfigError
 
 Interval = tuple[float, float]
-Objective = Literal["utility", "excess", "client_flops_share", "few_shot", "server_ms"]
-OBJECTIVES: tuple[Objective, ...] = ("utility", "excess", "client_flops_share", "few_shot")
-"""What every point has; the server's time comes beside them where all points have it."""
+Objective = Literal["utility", "excess", "client_flops_share", "few_shot", "latency"]
+OBJECTIVES: tuple[Objective, ...] = (
+    "utility",
+    "excess",
+    "client_flops_share",
+    "few_shot",
+    "latency",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,8 @@ class Point:
     `excess` is the worst excess over every attribute and every number of pooled requests, reached
     on `target` with `requests` requests. `few_shot` maps labelled examples per class to the
     utility that a client reaches with them and without the server; `alone` is the utility of a
-    stand-alone classifier of the client half's cost. `server_ms` are the server's milliseconds for
-    one query, None where not measured. `guaranteed` says that a claim stronger than
+    stand-alone classifier of the client half's cost. `latency_ms` is the median time of one query,
+    both halves in one process. `guaranteed` says that a claim stronger than
     "the attacks that were run" stands behind it, `contradicted` that an attack broke that claim,
     `chosen` that this is the deployment which the scorecard is about.
     """
@@ -37,6 +42,7 @@ class Point:
     client_flops_share: float
     few_shot: Mapping[int, float] = field(default_factory=dict)
     alone: float | None = None
+    latency_ms: float | None = None
     utility_ci: Interval | None = None
     excess_ci: Interval | None = None
     target: str = ""
@@ -44,7 +50,6 @@ class Point:
     guaranteed: bool = False
     contradicted: bool = False
     chosen: bool = False
-    server_ms: float | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,8 +59,8 @@ class Point:
             "client_flops_share": self.client_flops_share,
             **{f"few_shot[{count}]": value for count, value in self.few_shot.items()},
         }
-        if self.server_ms is not None:
-            measured["server_ms"] = self.server_ms
+        if self.latency_ms is not None:
+            measured["latency_ms"] = self.latency_ms
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise ConfigError(
@@ -67,9 +72,8 @@ class Point:
         """What is to be made small, one number per objective.
 
         A negative excess counts as zero: an attacker who does worse than the label alone would
-        use the label. Few-shot decoding or a time that was not measured counts as infinitely bad,
-        so that leaving it out is no merit. Times vary from run to run: they count in steps of a
-        factor of two, and those of one step are alike.
+        use the label. Few-shot decoding and latency that were not measured count as infinitely bad,
+        so that leaving them out is no merit.
         """
         fewest = min(self.few_shot, default=None)
         values: dict[Objective, float] = {
@@ -77,7 +81,7 @@ class Point:
             "excess": max(0.0, self.excess),
             "client_flops_share": self.client_flops_share,
             "few_shot": math.inf if fewest is None else self.few_shot[fewest],
-            "server_ms": math.inf if self.server_ms is None else _step(self.server_ms),
+            "latency": math.inf if self.latency_ms is None else self.latency_ms,
         }
         return tuple(values[objective] for objective in objectives)
 
@@ -111,30 +115,18 @@ class Point:
 _POINT = TypeAdapter(Point)
 
 
-def _step(ms: float) -> float:
-    """Which power of two of a millisecond is nearest; below a thousandth nothing is told apart."""
-    return float(round(math.log2(max(ms, 1e-3))))
-
-
-def objectives_of(points: Iterable[Point]) -> tuple[Objective, ...]:
-    """The objectives on which `points` can be compared: with the server's time if all have it."""
-    timed = all(point.server_ms is not None for point in points)
-    return (*OBJECTIVES, "server_ms") if timed else OBJECTIVES
-
-
 def pareto(
-    points: Iterable[Point], objectives: Iterable[Objective] | None = None
+    points: Iterable[Point], objectives: Iterable[Objective] = OBJECTIVES
 ) -> tuple[Point, ...]:
     """The points that no other point dominates, in the order given.
 
-    On `objectives_of` the points, unless others are named. With all of them the undefended model
-    stays in: its client computes nothing. To ask the narrower question "which keeps utility and
-    leaks least", name those two objectives.
+    With all objectives the undefended model stays in: its client computes nothing. To ask
+    the narrower question "which keeps utility and leaks least", name those two objectives.
     """
-    candidates = tuple(points)
-    chosen = objectives_of(candidates) if objectives is None else tuple(objectives)
+    chosen = tuple(objectives)
     if not chosen:
         raise ConfigError(f"Expected at least one objective among {OBJECTIVES}, got none.")
+    candidates = tuple(points)
     return tuple(
         point
         for point in candidates

@@ -111,14 +111,10 @@ class Utility:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Median milliseconds of one query, undefended and protected, on the same machine.
-
-    `server` is the server's part of the protected one.
-    """
+    """Median milliseconds of one query, undefended and protected, on the same machine."""
 
     plain: float
     protected: float
-    server: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,9 +344,9 @@ class Scorecard:
             client_flops_share=self.cost.client_flops_share,
             few_shot=self.alone.few_shot,
             alone=self.alone.utility,
+            latency_ms=None if self.cost.latency_ms is None else self.cost.latency_ms.protected,
             guaranteed=any(not isinstance(claim.strength, Empirical) for claim in claims),
             contradicted=any(f.contradicts for f in self.pillars[Pillar.INPUT].findings),
-            server_ms=None if self.cost.latency_ms is None else self.cost.latency_ms.server,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -451,13 +447,11 @@ def by_pillar(
 
 
 def _cost_json(cost: Cost) -> dict[str, Any]:
-    """With the contract's keys always, and the optional ones where there is something to say."""
+    """With the contract's keys always, and `encryption` where there is any."""
     record = asdict(cost)
     record["latency_ms"] = record["latency_ms"] or {"plain": None, "protected": None}
     if record["encryption"] is None:
         del record["encryption"]
-    if record["latency_ms"].get("server", 0.0) is None:
-        del record["latency_ms"]["server"]
     return record
 
 

@@ -51,22 +51,12 @@ def compare(
 def _table(made: Comparison) -> Table:
     from rich.table import Table
 
-    from reticent.audit.frontier import objectives_of, pareto
+    from reticent.audit.frontier import pareto
 
-    axes = tuple(axis for axis in objectives_of(made.points) if axis != "few_shot")
-    best = pareto(made.points, axes)
+    best = pareto(made.points, ("utility", "excess", "client_flops_share", "latency"))
     table = Table(title=f"{made.title}: {made.metric} undefended {made.baseline:.3f}")
-    for heading in (
-        "method",
-        "cut",
-        made.metric,
-        "worst excess",
-        "on",
-        "client",
-        "server",
-        "1-shot",
-        "",
-    ):
+    headings = ("method", "cut", made.metric, "worst excess", "on", "client", "1-shot", "query", "")
+    for heading in headings:
         table.add_column(heading)
     for point in made.points:
         low, high = point.excess_ci or (point.excess, point.excess)
@@ -77,8 +67,8 @@ def _table(made: Comparison) -> Table:
             f"{point.excess:+.3f} [{low:+.3f}, {high:+.3f}]",
             f"{point.target}, m={point.requests}",
             f"{point.client_flops_share:.0%}",
-            "not measured" if point.server_ms is None else f"{point.server_ms:.3g} ms",
             f"{point.few_shot.get(1, float('nan')):.3f}",
+            "" if point.latency_ms is None else f"{point.latency_ms:.2f} ms",
             ("CONTRADICTED " if point.contradicted else "")
             + ("certified " if point.guaranteed else "")
             + ("frontier" if point in best else ""),

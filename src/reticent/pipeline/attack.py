@@ -26,7 +26,7 @@ from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code
 from reticent.pipeline.encrypted_traffic import audit_chosen, audit_sizes, audit_weights
-from reticent.pipeline.latency import server_ms
+from reticent.pipeline.latency import query_ms
 from reticent.pipeline.recipe import AuditTable, Recipe
 from reticent.pipeline.stage import Report, Stage, prepare, regimes
 from reticent.report import Gallery
@@ -249,10 +249,10 @@ def measured_point(
         client_flops_share=hardened.costs.client_flops_share,
         few_shot=shots_of(few_shot(stage, hardened)),
         alone=stage.alone(hardened, recipe),
+        latency_ms=query_ms(stage, hardened),
         guaranteed=hardened.guarantees[0].allowed_excess() is not None,
         contradicted=any(found.contradicts for found in attacked.findings),
         chosen=chosen,
-        server_ms=server_ms(stage, hardened),
     )
 
 

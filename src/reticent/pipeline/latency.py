@@ -1,51 +1,39 @@
-"""How long one query takes in process, on one thread: computation alone, no network."""
+"""How long one query takes, both halves in one process: compute only, no network."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from reticent.audit.scorecard import Latency
-from reticent.inference.deployed import local_pair
-from reticent.inference.export import export
-from reticent.inference.graph import Graph
+from reticent.inference.ckks.client import EncryptedClient
+from reticent.inference.ckks.server import EncryptedServer
+from reticent.inference.sealed.method import SealedHead
+from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.harden import Hardened
-from reticent.inference.split.publish import publish
 from reticent.pipeline.stage import Stage
 
 
-def latency(stage: Stage, folder: Path) -> Latency:
-    """Medians of the model undefended, of the bundle at `folder`, and of its server alone."""
-    x = stage.records("test").x[:1]
-    client, server = local_pair(folder)
-    with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / "plain.onnx"
-        export(stage.model, torch.from_numpy(x), path)
-        plain = Graph(path)
-    request = client.encode(x)
-    return Latency(
-        plain=_median_ms(lambda: plain(x)),
-        protected=_median_ms(lambda: client.decode(server.answer(client.encode(x)))),
-        server=_median_ms(lambda: server.answer(request)),
-    )
+def query_ms(stage: Stage, hardened: Hardened) -> float:
+    """Median milliseconds of one record's query, encrypted where the deployment is."""
+    x, halves = stage.records("test").x[:1], hardened.halves
+    release, head = halves.release, halves.head
+    if not isinstance(release, Sealed) or not isinstance(head, SealedHead):
+        return median_ms(lambda: halves.predict(x), seconds=1.0)
+    client = EncryptedClient(release.plan)
+    server = EncryptedServer(head.layout.plan, client.public_keys)
+
+    def ask() -> None:
+        features = release.clipped(halves.features(x))
+        client.decrypt(server.answer(client.encrypt(features[0])))
+
+    ask()  # weights are encoded at the first query
+    return median_ms(ask, seconds=1.0)
 
 
-def server_ms(stage: Stage, hardened: Hardened) -> float:
-    """The median of the server's half, published into a folder that is then deleted."""
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        publish(folder, hardened, stage.task, name="measured")
-        client, server = local_pair(folder)
-        request = client.encode(stage.records("test").x[:1])
-        return _median_ms(lambda: server.answer(request))
-
-
-def _median_ms(call: Callable[[], object], *, repeats: int = 200, seconds: float = 5.0) -> float:
+def median_ms(call: Callable[[], object], *, repeats: int = 200, seconds: float = 5.0) -> float:
+    """Median milliseconds of `call`, five times at least, until either limit is reached."""
     times: list[float] = []
     while len(times) < repeats and (len(times) < 5 or sum(times) < seconds):
         start = time.perf_counter()

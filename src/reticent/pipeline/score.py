@@ -6,11 +6,13 @@ import hashlib
 import importlib.metadata
 import platform
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from reticent.attacks.finding import Finding
 from reticent.audit.family import is_accuracy
@@ -20,6 +22,7 @@ from reticent.audit.scorecard import (
     Cost,
     Encryption,
     Gate,
+    Latency,
     Method,
     Packing,
     Replay,
@@ -34,11 +37,14 @@ from reticent.data.answers import METRICS
 from reticent.data.partition import Regime
 from reticent.data.task import Kind, Task
 from reticent.guarantee import Pillar
+from reticent.inference.deployed import local_pair
+from reticent.inference.export import export
+from reticent.inference.graph import Graph
 from reticent.inference.sealed.method import SealedHead
 from reticent.inference.split.harden import Hardened
 from reticent.pipeline.attack import Attacked, few_shot, shots_of
 from reticent.pipeline.encrypted_traffic import plan_of
-from reticent.pipeline.latency import latency
+from reticent.pipeline.latency import median_ms
 from reticent.pipeline.private_training import NO_LEDGER
 from reticent.pipeline.recipe import Recipe
 from reticent.pipeline.stage import Stage
@@ -128,7 +134,7 @@ def _cost(stage: Stage, hardened: Hardened, folder: Path) -> Cost:
         client_params_share=hardened.costs.client_params_share,
         request_bytes=hardened.costs.request_bytes,
         reply_bytes=hardened.costs.reply_bytes,
-        latency_ms=latency(stage, folder),
+        latency_ms=_latency(stage, folder),
         encryption=encryption(hardened),
     )
 
@@ -148,6 +154,20 @@ def encryption(hardened: Hardened) -> Encryption | None:
         modulus_bits=plan.parameters.bits,
         chosen=packings[0],
         others=tuple(packings[1:]),
+    )
+
+
+def _latency(stage: Stage, folder: Path) -> Latency:
+    """Median milliseconds of one query in process, one thread: compute only, no network."""
+    x = stage.records("test").x[:1]
+    client, server = local_pair(folder)
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "plain.onnx"
+        export(stage.model, torch.from_numpy(x), path)
+        plain = Graph(path)
+    return Latency(
+        plain=median_ms(lambda: plain(x)),
+        protected=median_ms(lambda: client.decode(server.answer(client.encode(x)))),
     )
 
 

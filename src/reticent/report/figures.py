@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +27,6 @@ from reticent.report.drawing import (
 from reticent.report.markup import Html
 from reticent.report.words import change, is_share, quantity, regime, task_metric
 
-_LEAST_MS = 1e-3
-
 
 def frontier_figure(card: Scorecard) -> Html:
     """Utility over worst excess leakage, one mark per mechanism, with the Pareto line."""
@@ -48,7 +47,7 @@ def frontier_figure(card: Scorecard) -> Html:
         axes.plot(*zip(*front, strict=True), color=MEASURED, linewidth=1.0, alpha=0.5)
         for point, spot in zip(points, spots, strict=True):
             _mark(axes, point, spot)
-        _label_points(axes, points, spots)
+        _label_points(axes, points, spots, 100 * (limit or 0.0))
         unit = "%" if is_share(metric) else ""
         axes.set_xlabel("worst excess leakage, percentage points  (left is better)")
         axes.set_title(
@@ -62,37 +61,31 @@ def frontier_figure(card: Scorecard) -> Html:
 
 
 def latency_figure(card: Scorecard) -> Html:
-    """Utility over the server's time for one query, on a logarithmic axis, where measured."""
-    points = [p for p in card.frontier if p.server_ms is not None]
-    metric = task_metric(card)
+    """Utility over the time of one query, one mark per mechanism that was timed."""
+    points, metric = [p for p in card.frontier if p.latency_ms is not None], task_metric(card)
     scale = 100.0 if is_share(metric) else 1.0
-    spots = [(max(p.server_ms or 0.0, _LEAST_MS), scale * p.utility) for p in points]
+    spots = [(math.log10(max(p.latency_ms or 0.0, 1e-3)), scale * p.utility) for p in points]
+    across, up = zip(*spots, strict=True)
+    room = (max(up) - min(up)) or 1.0
     with drawing_axes(4.0, 3.3, left=28, top=20) as (figure, axes):
-        across, up = zip(*spots, strict=True)
-        room = (max(up) - min(up)) or 1.0
-        axes.set_xscale("log")
-        # The room at the right is for names.
-        axes.set_xlim(min(across) / 2, max(across) * max(4.0, (max(across) / min(across)) ** 0.4))
+        axes.set_xlim(math.floor(min(across)) - 0.1, math.ceil(max(across)) + 0.9)
         axes.set_ylim(min(up) - 0.14 * room, max(up) + 0.14 * room)
+        powers = range(math.floor(min(across)), math.ceil(max(across)) + 1)
+        axes.set_xticks(list(powers), [f"{10.0**power:g}" for power in powers])
         axes.grid()
         for point, spot in zip(points, spots, strict=True):
             _mark(axes, point, spot)
-        _label_points(axes, points, spots)
-        axes.set_xlabel("server's time for one query, milliseconds  (left is better)")
+        _label_points(axes, points, spots, 0.0)
+        unit = ", %" if is_share(metric) else ""
+        axes.set_xlabel("milliseconds a query, both halves  (left is better)")
         axes.set_title(
-            f"{metric}{', %' if scale == 100 else ''}  (up is better)",
-            loc="left",
-            fontsize=8.5,
-            color=MUTED,
+            f"{metric}{unit}  (up is better)", loc="left", fontsize=8.5, color=MUTED,
             parse_math=False,
-        )
+        )  # fmt: skip
         said = "; ".join(
-            f"{p.method}: utility {quantity(metric, p.utility)}, {p.server_ms:.3g} ms"
-            for p in points
+            f"{p.method}: {p.latency_ms:.2f} ms, {quantity(metric, p.utility)}" for p in points
         )
-        return inline_svg(
-            figure, "latency", f"Utility over the server's time per mechanism. {said}."
-        )
+        return inline_svg(figure, "latency", f"Utility and the time of one query. {said}.")
 
 
 def alone_figure(card: Scorecard) -> Html:
@@ -248,7 +241,9 @@ def _frame(axes: Any, spots: Sequence[tuple[float, float]], baseline: float) -> 
     axes.grid()
 
 
-def _label_points(axes: Any, points: Sequence[Point], spots: Sequence[tuple[float, float]]) -> None:
+def _label_points(
+    axes: Any, points: Sequence[Point], spots: Sequence[tuple[float, float]], limit: float
+) -> None:
     """Place each name beside its mark where it covers least: no other mark, no other name."""
     place = axes.transData.transform
     frame = axes.bbox

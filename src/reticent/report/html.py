@@ -11,7 +11,12 @@ from reticent.audit.scorecard import Cost, Scorecard, Status, Verdict, write_ato
 from reticent.guarantee import Empirical, Pillar
 from reticent.report import words
 from reticent.report.attack_figures import attack_figures
-from reticent.report.figures import alone_figure, frontier_figure, latency_figure, leakage_figures
+from reticent.report.figures import (
+    alone_figure,
+    frontier_figure,
+    latency_figure,
+    leakage_figures,
+)
 from reticent.report.gallery import Gallery, render_gallery
 from reticent.report.markup import Html, element
 from reticent.report.tables import costs, frontier_table, pillars
@@ -360,12 +365,12 @@ def _frontier(card: Scorecard) -> Html | None:
                 class_="panel",
             )
         )
-    if any(point.server_ms is not None for point in card.frontier):
+    if any(point.latency_ms is not None for point in card.frontier):
         plots.append(
             element(
                 "div",
-                element("h3", "Utility against the server's time"),
-                element("p", "One query, computation alone; ciphertexts are paid here."),
+                element("h3", "What a query takes"),
+                element("p", "Both halves in one process, without the network between them."),
                 latency_figure(card),
                 class_="panel",
             )

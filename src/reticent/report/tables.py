@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reticent.attacks.finding import Finding
-from reticent.audit.frontier import objectives_of, pareto
+from reticent.audit.frontier import pareto
 from reticent.audit.scorecard import Encryption, Packing, Scorecard, Status
 from reticent.guarantee import Guarantee, Pillar
 from reticent.report import words
@@ -20,9 +20,9 @@ def frontier_table(card: Scorecard) -> Html:
     metric = words.task_metric(card)
     counts = sorted({count for point in card.frontier for count in point.few_shot})
     best = pareto(card.frontier)
-    timed = any(point.server_ms is not None for point in card.frontier)
+    timed = any(point.latency_ms is not None for point in card.frontier)
     head = ["Mechanism", words.capital(metric), "Worst excess", "Client computes",
-            *(["Server, one query"] if timed else []),
+            *["One query"] * timed,
             *(f"Client alone, {count} per class" for count in counts),
             "Classifier of same cost", "Undominated"]  # fmt: skip
     rows = []
@@ -34,7 +34,7 @@ def frontier_table(card: Scorecard) -> Html:
             words.quantity(metric, p.utility),
             _two(words.change("accuracy", p.excess), where),
             words.share(p.client_flops_share),
-            *([_milliseconds(p.server_ms)] if timed else []),
+            *["not measured" if p.latency_ms is None else f"{p.latency_ms:.2f} ms"] * timed,
             *(_measured(metric, value) for value in (*decoded, p.alone)),
             "yes" if p in best else "no",
         ]
@@ -42,12 +42,9 @@ def frontier_table(card: Scorecard) -> Html:
         name = _two(p.method, ", ".join(notes) or None)
         kind = "broken-row" if p.contradicted else "chosen" if p.chosen else None
         rows.append(_row(name, cells, kind))
-    judged = "utility, leakage, client cost"
-    if "server_ms" in objectives_of(card.frontier):
-        judged += ", the server's time (in steps of a factor of two)"
     note = (
-        f"Undominated: no other mechanism is at least as good in {judged} "
-        "and decoding with the fewest examples, and better in one of them."
+        "Undominated: no other mechanism is at least as good in utility, leakage, client cost, "
+        "decoding with the fewest examples and latency, and better in one of them."
     )
     return _table(head, rows, note)
 
@@ -240,10 +237,8 @@ def _cost_rows(card: Scorecard) -> list[Html]:
     if cost.latency_ms is not None:
         latency = cost.latency_ms
         times = (f"{latency.plain:.2f} ms", f"{latency.protected:.2f} ms")
-    server = None if cost.latency_ms is None else cost.latency_ms.server
     return [
         _row("Median latency of one query", times),
-        *([_row("Of it the server's", ["all", f"{server:.2f} ms"])] if server is not None else []),
         _row("Client's operations", [words.share(0.0), words.share(cost.client_flops_share)]),
         _row("Client's parameters", [words.share(0.0), words.share(cost.client_params_share)]),
         _row("Request", ["the whole input", words.size(cost.request_bytes)]),
@@ -276,10 +271,6 @@ def _packing(made: Packing) -> str:
 def _two(first: str, second: str | None) -> Html:
     """A cell of two lines: what counts, and below it what qualifies it."""
     return join((first, element("small", second) if second else None))
-
-
-def _milliseconds(value: float | None) -> str:
-    return "not tested" if value is None else f"{value:.3g} ms"
 
 
 def _measured(metric: str, value: float | None) -> str:
