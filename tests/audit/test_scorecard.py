@@ -17,9 +17,11 @@ from reticent.audit.frontier import Point
 from reticent.audit.scorecard import (
     Alone,
     Cost,
+    Encryption,
     Gate,
     Latency,
     Method,
+    Packing,
     PillarRow,
     Replay,
     Scorecard,
@@ -332,6 +334,19 @@ class TestFile:
         }  # fmt: skip
         assert record["pillars"]["input"]["guarantees"][0]["status"] == "consistent"
         assert record["pillars"]["model"]["alone"]["few_shot"] == {"1": 0.8, "5": 0.85}
+
+    def test_what_encryption_costs_is_restored(self) -> None:
+        packing = Packing(
+            packing="single", rotations=10, key_bytes=9, upload_bytes=8, reply_bytes=7,
+            server_ms=6.5,
+        )  # fmt: skip
+        other = replace(packing, packing="several")
+        made = Encryption(levels=4, ring=16384, modulus_bits=334, chosen=packing, others=(other,))
+        card = full()
+        card = replace(card, cost=replace(card.cost, encryption=made))
+        record = json.loads(json.dumps(card.to_json()))
+        assert record["cost"]["encryption"]["others"][0]["packing"] == "several"
+        assert Scorecard.from_json(record) == card
 
     def test_latency_that_was_not_measured_keeps_its_keys(self) -> None:
         record = scorecard().to_json()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from specimen import NOISE, TASK, ZERO, audited, contradicted, gallery, gate_failed, holds
 
-from reticent.audit.scorecard import Alone, Scorecard, by_pillar
+from reticent.audit.scorecard import Alone, Encryption, Packing, Scorecard, by_pillar
 from reticent.errors import MissingExtraError
 from reticent.guarantee import Pillar
 from reticent.report import render, write_report
@@ -204,6 +204,21 @@ def test_nothing_claimed_is_not_a_success() -> None:
     html = render(replace(holds(), pillars={}, frontier=()))
     assert "NOTHING CLAIMED" in html
     assert 'class="verdict good"' not in html
+
+
+def test_what_encryption_takes_is_shown_beside_what_was_not_chosen() -> None:
+    packing = Packing(
+        packing="single", rotations=10, key_bytes=88_200_000, upload_bytes=1_310_000,
+        reply_bytes=524_000, server_ms=65.0,
+    )  # fmt: skip
+    other = replace(packing, packing="several", rotations=44)
+    made = Encryption(levels=4, ring=16384, modulus_bits=334, chosen=packing, others=(other,))
+    card = holds()
+    assert card.cost is not None
+    said = page(replace(card, cost=replace(card.cost, encryption=made))).said
+    assert "ring 16,384, modulus 334 bits" in said
+    assert "Not chosen: several" in said
+    assert "44 rotations" in said
 
 
 def test_the_price_in_model_privacy_stands_beside_the_frontier() -> None:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from reticent.attacks.extraction.slots import recovered, repeating, solve_linear, solve_slots
-from reticent.attacks.finding import Finding
+from reticent.attacks.finding import Finding, Interval
 from reticent.attacks.traffic import Traffic
 from reticent.audit.probe import Probe
+from reticent.audit.rates import roc
 from reticent.audit.traffic import audit_traffic
 from reticent.errors import ConfigError, DataError
 from reticent.guarantee import CLIENT, SERVER, Pillar
@@ -23,6 +24,10 @@ from reticent.inference.ckks.server import EncryptedServer
 from reticent.random import seeded
 
 RECOVERED = "share of the weights recovered"
+SLOWER = 1.05
+"""Positive control of times: one class takes this much longer."""
+_EITHER_WAY = 0.975
+"""The level at which an interval for whichever class is slower errs as a 95 % one for one does."""
 ENOUGH = 0.999
 """From this share on a linear model counts as recovered."""
 
@@ -48,16 +53,23 @@ def audit_messages(
     clock: Callable[[], float] = time.process_time,
     seed: int = 0,
 ) -> tuple[Finding, ...]:
-    """How well the class of a chosen input is told by sizes, by numbers of messages, by CPU time.
+    """How well the two classes of chosen inputs are told by sizes, by numbers of messages, by time.
 
     The server reads nothing; it counts and takes the time. Inputs are sent
-    in random order, so that a machine that slows down is no leak. Three findings in this order, of
-    `audit_traffic`: floor 1 / classes, 95 % intervals; where all exchanges look alike the excess
-    is exactly 0. Times vary: of forty honest servers one shows a small excess in time, once.
-    Raises `DataError` for fewer than 40 inputs or one class.
+    in random order, so that a machine that slows down is no leak. Three findings in this order: of
+    `audit_traffic` for sizes and counts, where exchanges that look alike have an excess of exactly
+    0; for CPU time the rank test over all exchanges, in how much more often one of the slower class
+    takes longer than one of the other than the reverse, from 0 to 1. Its ceiling, and positive
+    control, is the same times with one class 5 % slower. Times vary: of forty honest servers one
+    shows a small excess in time, once. Raises `DataError` for fewer than 40 inputs, and for other
+    than two classes.
     """
-    if len(inputs) != len(classes):
-        raise DataError(f"Expected a class per input, got {len(inputs)} and {len(classes)}.")
+    values = np.unique(classes)
+    if len(inputs) != len(classes) or len(values) != 2:
+        raise DataError(
+            f"Expected a class per input and two classes, got {len(inputs)} inputs, "
+            f"{len(classes)} of {len(values)} classes."
+        )
     order = seeded(seed, 351).permutation(len(inputs))
     sizes, counts, seconds = [], [], []
     for row in order:
@@ -67,23 +79,60 @@ def audit_messages(
         seconds.append(clock() - start)
         sizes.append((sum(map(len, sent)), sum(map(len, replies))))
         counts.append((len(sent), len(replies)))
-    still = np.zeros((len(order), 2), dtype=np.int64)
     found: list[Finding] = []
-    for name, pairs, times in (
-        ("sizes", np.array(sizes, dtype=np.int64), None),
-        ("counts", np.array(counts, dtype=np.int64), None),
-        ("CPU time", still, np.array(seconds)),
-    ):
-        traffic = Traffic(request=pairs[:, 0], reply=pairs[:, 1], seconds=times)
+    for name, pairs in (("sizes", sizes), ("counts", counts)):
+        request, reply = np.array(pairs, dtype=np.int64).T
         found += audit_traffic(
-            traffic,
+            Traffic(request=request, reply=reply),
             classes[order],
             target=f"{target} from {name}",
             adversary=SERVER.name,
             pillar=pillar,
             seed=seed,
         )
-    return tuple(found)
+    slow = classes[order] == values[1]
+    return (*found, _timed(np.array(seconds), slow, pillar, f"{target} from CPU time"))
+
+
+def _timed(seconds: Array, second: NDArray[np.bool_], pillar: Pillar, target: str) -> Finding:
+    """What ranks of times tell of the class, `second` (n,) or the other."""
+    value, interval = _slower(seconds, second)
+    control, reach = _slower(np.where(second, SLOWER, 1.0) * seconds, second)
+    alike = bool((seconds == seconds[0]).all())
+    tested = 1.0 if alike else float(stats.mannwhitneyu(seconds[second], seconds[~second]).pvalue)
+    return Finding(
+        attack="timing",
+        pillar=pillar,
+        adversary=SERVER.name,
+        target=target,
+        metric="rank correlation",
+        value=value,
+        ci=interval,
+        floor=0.0,
+        excess=value,
+        excess_ci=interval,
+        n=len(seconds),
+        ceiling=None if alike else control,
+        details={
+            "all exchanges look alike": alike,
+            "p-value": tested,
+            "median ms": [1e3 * float(np.median(seconds[part])) for part in (~second, second)],
+            "positive control": {
+                "times": f"one class takes {SLOWER - 1:.0%} longer",
+                "value": control,
+                "passed": reach[0] > 0,
+            },
+        },
+    )
+
+
+def _slower(seconds: Array, second: NDArray[np.bool_]) -> tuple[float, Interval]:
+    """Cliff's delta of times for the class that is slower, with its interval; 0 where all tie."""
+    if (seconds == seconds[0]).all():
+        return 0.0, (0.0, 0.0)
+    curve = max(roc(seconds, second), roc(-seconds, second), key=lambda made: made.auc)
+    low, high = curve.auc_interval(confidence=_EITHER_WAY)
+    return 2 * curve.auc - 1, (2 * low - 1, 2 * high - 1)
 
 
 def audit_replies(

@@ -25,7 +25,7 @@ from reticent.guarantee import Empirical, Guarantee, Pillar
 SCHEMA = 1
 _SHARES = (
     "accuracy", "rate", "tpr", "auc", "recall", "precision", "advantage", "agreement", "fidelity",
-    "records rebuilt", "records stored", "risk",
+    "records rebuilt", "records stored", "weights recovered", "risk",
 )  # fmt: skip
 Interval = tuple[float, float]
 Section = TypeVar("Section")
@@ -118,14 +118,41 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What one way to lay a network out for ciphertexts costs, as planned: nothing measured."""
+
+    packing: str
+    rotations: int
+    key_bytes: int
+    upload_bytes: int
+    reply_bytes: int
+    server_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encryption:
+    """What the planner settled before anything was encrypted, and what it did not choose."""
+
+    levels: int
+    ring: int
+    modulus_bits: int
+    chosen: Packing
+    others: tuple[Packing, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What protection costs. Shares are of the whole model; bytes are of one query."""
+    """What protection costs. Shares are of the whole model; bytes are of one query.
+
+    `encryption` belongs to deployments that compute on ciphertexts.
+    """
 
     client_flops_share: float
     client_params_share: float
     request_bytes: int
     reply_bytes: int
     latency_ms: Latency | None = None
+    encryption: Encryption | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,9 +351,7 @@ class Scorecard:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of DESIGN's contract, schema 1, that `from_json` restores."""
-        cost = None if self.cost is None else asdict(self.cost)
-        if cost is not None:
-            cost["latency_ms"] = cost["latency_ms"] or {"plain": None, "protected": None}
+        cost = None if self.cost is None else _cost_json(self.cost)
         return {
             "schema": SCHEMA,
             "verdict": self.verdict.value,
@@ -419,6 +444,15 @@ def by_pillar(
         )
         for pillar in Pillar
     }
+
+
+def _cost_json(cost: Cost) -> dict[str, Any]:
+    """With the contract's keys always, and `encryption` where there is any."""
+    record = asdict(cost)
+    record["latency_ms"] = record["latency_ms"] or {"plain": None, "protected": None}
+    if record["encryption"] is None:
+        del record["encryption"]
+    return record
 
 
 def is_share(metric: str) -> bool:

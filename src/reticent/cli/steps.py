@@ -24,6 +24,6 @@ def steps(session: Session, title: str) -> Iterator[Callable[[str], None]]:
 
         def report(text: str) -> None:
             line(text)
-            advance(1, note=text)
+            advance(1, note=text.splitlines()[0])
 
         yield report

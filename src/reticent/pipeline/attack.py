@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from reticent.inference.sealed.method import SealedHead
 from reticent.inference.sealed.release import Sealed
 from reticent.inference.split.harden import Hardened
 from reticent.inference.split.release import Code
-from reticent.pipeline.encrypted_traffic import audit_sizes
+from reticent.pipeline.encrypted_traffic import audit_chosen, audit_sizes, audit_weights
 from reticent.pipeline.latency import query_ms
 from reticent.pipeline.recipe import AuditTable, Recipe
 from reticent.pipeline.stage import Report, Stage, prepare, regimes
@@ -37,12 +37,16 @@ _NO_ROOM = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked:
-    """One regime, its hardened deployment, what the attacks found, and pictures of it."""
+    """One regime, its hardened deployment, what the attacks found, and pictures of it.
+
+    `untested` maps each attack on the channel that was not run to the reason.
+    """
 
     stage: Stage
     hardened: Hardened
     findings: tuple[Finding, ...]
     gallery: Gallery | None = None
+    untested: Mapping[str, str] = field(default_factory=dict)
 
 
 def attack_stage(
@@ -107,6 +111,7 @@ def attack(
 
     findings = _replicated(attributes, view, stage, hardened, seed)
     gallery = None
+    untested: Mapping[str, str] = {}
     if full:
         report("rebuild inputs from what the server sees")
         rebuilt, gallery = _reconstruct(
@@ -122,11 +127,16 @@ def attack(
 
             findings += _replicated(answers, view, stage, hardened, seed)
             findings += audit_sizes(stage, hardened, seed=seed)
+            report("tell chosen inputs apart by size, number and time; solve replies for weights")
+            findings += _seen_twice(lambda: audit_chosen(hardened, seed=seed))
+            weights, untested = audit_weights(hardened, seed=seed)
+            findings += weights
     return Attacked(
         stage=stage,
         hardened=hardened,
         findings=tuple(_in_regime(finding, regime) for finding in findings),
         gallery=gallery,
+        untested=untested,
     )
 
 
@@ -142,11 +152,18 @@ def _replicated(
     Ciphertexts are drawn afresh each time. An attack that guesses right by chance, as one in twenty
     families does at 95 % confidence, doesn't do so again on fresh ones; a leak does.
     """
-    found = measure(view)
-    is_sealed = isinstance(hardened.halves.release, Sealed)
-    if not (is_sealed and any(one.contradicts for one in found)):
+    if not isinstance(hardened.halves.release, Sealed):
+        return measure(view)
+    views = iter((lambda: view, lambda: stage.protected(hardened, seed=seed)))
+    return _seen_twice(lambda: measure(next(views)()))
+
+
+def _seen_twice(measure: Callable[[], list[Finding]]) -> list[Finding]:
+    """What `measure` finds, on fresh ciphertexts each time; a contradiction is measured again."""
+    found = measure()
+    if not any(one.contradicts for one in found):
         return found
-    again = measure(stage.protected(hardened, seed=seed))
+    again = measure()
     note = {"replicated": "a first measurement contradicted; this one is on fresh ciphertexts"}
     return [replace(one, details={**one.details, **note}) for one in again]
 

@@ -109,7 +109,7 @@ def audit_bundle(
             data_digest=data_digest(task),
         ),
         notices=tuple(notices),
-        untested=outcome.untested,
+        untested={**outcome.untested, **attacked.untested},
     )
     return after, attacked
 

@@ -8,7 +8,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ from reticent.audit.frontier import Point
 from reticent.audit.scorecard import (
     Alone,
     Cost,
+    Encryption,
     Gate,
     Latency,
     Method,
+    Packing,
     Replay,
     Scorecard,
     TaskSummary,
@@ -41,6 +43,7 @@ from reticent.inference.graph import Graph
 from reticent.inference.sealed.method import SealedHead
 from reticent.inference.split.harden import Hardened
 from reticent.pipeline.attack import Attacked, few_shot, shots_of
+from reticent.pipeline.encrypted_traffic import plan_of
 from reticent.pipeline.latency import median_ms
 from reticent.pipeline.private_training import NO_LEDGER
 from reticent.pipeline.recipe import Recipe
@@ -100,7 +103,7 @@ def score(
         pillars=by_pillar(hardened.guarantees, findings + others, alone=alone),
         gates=gates(recipe, measured, findings, hardened),
         notices=_notices(recipe, task, attacked),
-        untested=outcome.untested,
+        untested={**outcome.untested, **first.untested},
     )
     if not points:
         return card
@@ -132,6 +135,25 @@ def _cost(stage: Stage, hardened: Hardened, folder: Path) -> Cost:
         request_bytes=hardened.costs.request_bytes,
         reply_bytes=hardened.costs.reply_bytes,
         latency_ms=_latency(stage, folder),
+        encryption=encryption(hardened),
+    )
+
+
+def encryption(hardened: Hardened) -> Encryption | None:
+    """The figures of a sealed deployment's plan; None for any other."""
+    plan = plan_of(hardened)
+    if plan is None:
+        return None
+    packings = [
+        Packing(**{each.name: getattr(made, each.name) for each in fields(Packing)})
+        for made in (plan.estimate, *plan.others)
+    ]
+    return Encryption(
+        levels=plan.parameters.levels,
+        ring=plan.parameters.degree,
+        modulus_bits=plan.parameters.bits,
+        chosen=packings[0],
+        others=tuple(packings[1:]),
     )
 
 

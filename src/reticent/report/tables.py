@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reticent.attacks.finding import Finding
 from reticent.audit.frontier import pareto
-from reticent.audit.scorecard import Scorecard, Status
+from reticent.audit.scorecard import Encryption, Packing, Scorecard, Status
 from reticent.guarantee import Guarantee, Pillar
 from reticent.report import words
 from reticent.report.figures import strongest_rows
@@ -243,7 +243,29 @@ def _cost_rows(card: Scorecard) -> list[Html]:
         _row("Client's parameters", [words.share(0.0), words.share(cost.client_params_share)]),
         _row("Request", ["the whole input", words.size(cost.request_bytes)]),
         _row("Reply", ["the answer", words.size(cost.reply_bytes)]),
+        *_encryption_rows(cost.encryption),
     ]
+
+
+def _encryption_rows(made: Encryption | None) -> list[Html]:
+    """What the planner settled; the packings that it did not choose below."""
+    if made is None:
+        return []
+    ring = f"levels {made.levels}, ring {made.ring:,}, modulus {made.modulus_bits} bits"
+    rows = [
+        ("Encryption, as planned", ring),
+        (f"Packing: {made.chosen.packing}", _packing(made.chosen)),
+        *((f"Not chosen: {other.packing}", _packing(other)) for other in made.others),
+    ]
+    return [_row(name, ["none", said]) for name, said in rows]
+
+
+def _packing(made: Packing) -> str:
+    return (
+        f"{made.rotations} rotations, keys {words.size(made.key_bytes)}, upload "
+        f"{words.size(made.upload_bytes)}, reply {words.size(made.reply_bytes)}, about "
+        f"{made.server_ms:.0f} ms of the server's CPU"
+    )
 
 
 def _two(first: str, second: str | None) -> Html:
