@@ -150,6 +150,16 @@ def test_spent_keys_are_made_anew_and_nothing_is_said_of_old_replies(tmp_path):
         client.scores(old)
     with pytest.raises(InputError, match="most_queries=3"):
         client.encode(x)
+    assert client.rows_at_once == 3
+
+
+def test_a_batch_that_no_keys_answer_is_refused_before_it_is_charged(folder, tmp_path):
+    odometer = Odometer(tmp_path / "odometer.db", max_bits=0.5)
+    spec, graph = SealedClient.load(folder / "client").spec, Graph(folder / "client" / GRAPH_FILE)
+    client = SealedClient(spec, graph, odometer=odometer, user="me", most_queries=3)
+    with pytest.raises(InputError, match="most_queries=3"):
+        client.encode(records(4))
+    assert odometer.read("me").requests == 0
 
 
 def test_values_beyond_the_checked_range_are_clipped_with_a_warning(tmp_path):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sealed_specimens import laid_out, publish, records
 
-from reticent.errors import InputError
+from reticent.errors import EvidenceError, InputError
 from reticent.inference.ckks.client import EncryptedClient
-from reticent.inference.ckks.envelope import HEADER_BYTES, Envelope, Kind, unpack
+from reticent.inference.ckks.engine import SealEngine
+from reticent.inference.ckks.envelope import HEADER_BYTES, Envelope, Kind, join, unpack
 from reticent.inference.sealed import server as server_module
 from reticent.inference.sealed.client import SealedClient
 from reticent.inference.sealed.server import SealedServer
@@ -87,6 +88,52 @@ def test_evicted_keys_are_uploaded_again(service, folder, half):
         for _ in range(3):
             uploaded(client)
         assert asking.ask(x).tolist() == first.tolist()
+
+
+def test_spent_keys_are_made_anew_and_uploaded_before_they_are_used(service, folder):
+    """Five records at two a set of keys: three uploads, and no request that waits for one."""
+    loaded = SealedClient.load(folder / "client")
+    few = SealedClient(loaded.spec, loaded.graph, most_queries=2)
+    x, transcript = records(5), Transcript()
+    with Client(service) as client:
+        got = Remote(client, "sealed", few).ask(x, transcript=transcript)
+    assert got.tolist() == laid_out().program.run(x.astype(np.float64)).argmax(axis=1).tolist()
+    sent = [message.name for message in transcript if message.sender == "client"]
+    assert sent == ["evaluation keys", "ciphertext", "http request"] * 3
+
+
+def test_a_client_that_was_sent_garbage_says_and_sends_nothing(service, folder, monkeypatch):
+    """A provider that learned what its own ciphertexts decrypt to would have an oracle."""
+    half, transcript = SealedClient.load(folder / "client"), Transcript()
+    infer, garbage = Client.infer, []
+
+    def forged(self, model, request, **settings):
+        reply = infer(self, model, request, **settings)
+        header, keys = reply["answer"][0][:HEADER_BYTES], half._keys._keys
+        plan = half._release.plan
+        numbers = np.full(plan.parameters.slots, 2.0**22)
+        made = keys._encryptor.encrypt_symmetric(keys.encoder.encode(numbers, 2.0**plan.reply_bits))
+        engine = SealEngine(
+            keys.context,
+            public=keys._keys.generator.create_public_key(),
+            relinearise=None,
+            rotations=None,
+        )
+        content = join([engine.save(engine.lower(made, plan.reply_primes - 1))])
+        garbage.append(
+            Envelope(kind=Kind.REPLY, plan=plan.digest, keys=header[22:38], content=content).pack()
+        )
+        return {"answer": np.array([garbage[-1]], dtype=object)}
+
+    monkeypatch.setattr(Client, "infer", forged)
+    with Client(service) as client, pytest.raises(EvidenceError) as caught:
+        Remote(client, "sealed", half).ask(records(1), transcript=transcript)
+    assert "no answer of this network" in str(caught.value)
+    assert not any(letter.isdigit() for letter in str(caught.value))
+    assert caught.value.__cause__ is None
+    assert len(garbage) == 1
+    sent = [message.name for message in transcript if message.sender == "client"]
+    assert sent == ["evaluation keys", "ciphertext", "http request"]
 
 
 def test_hostile_ciphertexts_and_keys_are_told_apart_and_the_server_lives(service, folder, half):

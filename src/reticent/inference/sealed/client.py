@@ -71,8 +71,8 @@ class SealedClient:
 
     @property
     def rows_at_once(self) -> int:
-        """Records per request, so that it stays within `_REQUEST_BYTES`."""
-        return max(1, _REQUEST_BYTES // self._release.request_bytes)
+        """Records per request, so that it stays within `_REQUEST_BYTES` and what keys answer."""
+        return min(max(1, _REQUEST_BYTES // self._release.request_bytes), self._most_queries)
 
     @property
     def _keys(self) -> EncryptedClient:
@@ -99,13 +99,13 @@ class SealedClient:
     def encode(self, x: NDArray[np.float32]) -> Tensors:
         """The request for inputs (batch, *shape): one encrypted record each."""
         features = self.features(x)
-        if self._odometer is not None:
-            self._odometer.charge(self._user, requests=len(features), bits=0.0, nats=0.0)
         if len(features) > self._most_queries:
             raise InputError(
                 f"Expected at most most_queries={self._most_queries} records at once, got "
                 f"n={len(features)}."
             )
+        if self._odometer is not None:
+            self._odometer.charge(self._user, requests=len(features), bits=0.0, nats=0.0)
         if len(features) > self._keys.left:
             self._keys.rotate()
         made = np.empty(len(features), dtype=object)
