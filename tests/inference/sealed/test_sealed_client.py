@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import zlib
 
@@ -72,6 +73,14 @@ def test_the_release_survives_json_and_clips_to_the_checked_range():
     )
     wild = np.full((1, INPUTS), 1e6, dtype=np.float32)
     assert np.abs(found.clipped(wild)).max() == 2.0
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.3, 1.0])
+def test_what_is_clipped_lies_within_a_bound_that_no_float32_meets(bound):
+    release = Sealed(plan=dataclasses.replace(laid_out().plan.for_client(), bound=bound))
+    clipped = release.clipped(np.full((1, INPUTS), 9, dtype=np.float32))
+    assert clipped.dtype == np.float32
+    assert bound - 1e-6 < float(clipped.max()) <= bound
 
 
 def weaken(record):

@@ -71,8 +71,9 @@ class Sealed:
     def clipped(self, features: Array) -> Array:
         """Features (n, d) as they are encrypted."""
         bound = np.float32(self.plan.bound)
-        # The nearest float32 may lie beyond the bound.
-        bound = bound if bound <= self.plan.bound else np.nextafter(bound, np.float32(0))
+        # The nearest float32 may lie beyond the bound: compared as float64, which tells them apart.
+        if float(bound) > self.plan.bound:
+            bound = np.nextafter(bound, np.float32(0))
         return np.clip(features, -bound, bound)
 
     def seen(self, features: Array) -> Array:
