@@ -34,7 +34,7 @@ class Probe:
             [
                 bytes(public.to_string()),
                 bytes(self._keys.generator.create_relin_keys().to_string()),
-                bytes(galois_keys(self._keys.generator, plan.steps or (1,)).to_string()),
+                bytes(galois_keys(self._keys.generator, plan.steps).to_string()),
             ]
         )
         self._id = hashlib.sha256(content).digest()[:16]

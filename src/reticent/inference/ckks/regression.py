@@ -31,14 +31,15 @@ from numpy.typing import NDArray
 from reticent.errors import AuthenticationError, ConfigError, DataError, EvidenceError, InputError
 from reticent.inference.ckks.envelope import Envelope, Kind, join, split, unpack
 from reticent.inference.ckks.keys import SLACK, ClientKeys, load_keys
+from reticent.inference.ckks.noise import places_for
 from reticent.inference.ckks.parameters import Parameters, uniform
 from reticent.random import SecureRandom
 
 _LEVELS = 5
 _SCALE = 2.0**30
 _MASK_BITS = 28
-# Binary places of trained weights: noise of the steps and refreshes reaches the ninth.
-PLACES = 8
+# What noise adds to trained weights a step, by the learning rate's share: measured 2^-7 at most.
+_STEP_ERROR = 2.0**-6
 # sigma(-u) - 1/2 on [-8, 8] by least squares: -_LINEAR u + _CUBIC u^3.
 LIMIT, _LINEAR, _CUBIC = 8.0, 0.15006692, 0.00159107
 _KAPPA = (_CUBIC / _LINEAR) ** 0.5
@@ -185,14 +186,18 @@ class RegressionClient:
         return self._encrypted(made)
 
     def weights(self, reply: bytes) -> Array:
-        """The trained weights (features + 1,), the constant's last, rounded to `PLACES`."""
+        """The trained weights (features + 1,), the constant's last, rounded to the places that the
+        noise of so many steps leaves right, as measured and not certified.
+        """
         found = self._opened(reply)[: self._task.features + 1] * self._task.alpha
         if not np.all(np.abs(found) < 2.0**16):
             raise EvidenceError(
                 "The reply decrypts to weights above 65,536. Training diverged: scale the records "
                 "down, or lower the learning rate."
             )
-        rounded: Array = np.round(found * 2.0**PLACES) / 2.0**PLACES
+        error = _STEP_ERROR * abs(self._task.alpha) * max(1, self._steps)
+        step = 2.0 ** -places_for(error)
+        rounded: Array = np.round(found / step) * step
         return rounded
 
     def _restart(self) -> None:
