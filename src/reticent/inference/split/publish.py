@@ -108,7 +108,8 @@ def _same_scores(folder: Path, hardened: Hardened, x: NDArray[np.float32]) -> No
         return
     sealed, answers = local_pair(folder)
     release = hardened.halves.release
-    assert isinstance(sealed, SealedClient) and isinstance(release, Sealed)
+    assert isinstance(sealed, SealedClient)
+    assert isinstance(release, Sealed)
     got = sealed.scores(answers.answer(sealed.encode(x)))
     want = hardened.halves.predict(x)
     gap, step = float(np.abs(got - want).max()), 2.0**-release.plan.places
