@@ -22,7 +22,7 @@ from reticent.errors import (
 from reticent.inference.ckks import layouts, masking, packing
 from reticent.inference.ckks import server as server_module
 from reticent.inference.ckks.client import EncryptedClient
-from reticent.inference.ckks.engine import SealEngine, context_of, seal_library
+from reticent.inference.ckks.engine import SealEngine, _context, seal_library
 from reticent.inference.ckks.envelope import HEADER_BYTES, checksum_of, join, split
 from reticent.inference.ckks.keys import ClientKeys
 from reticent.inference.ckks.lowering import lower
@@ -358,7 +358,7 @@ def test_clients_of_one_plan_share_weights_that_were_encoded_once(monkeypatch):
     for _ in range(3):
         client = EncryptedClient(dataclasses.replace(made.for_client(), places=16))
         # As in processes that share nothing: other objects of the same parameters.
-        context_of.cache_clear()
+        _context.cache_clear()
         server = EncryptedServer(made, client.public_keys, weights=weights)
         encoded.clear()
         got = [client.decrypt(server.answer(client.encrypt(each))) for each in x]
