@@ -84,15 +84,8 @@ class BatchPlan:
             f"record), reply {self.reply_bytes / 1e6:.1f} MB, {self.memory_bytes / 1e6:.0f} MB of "
             f"memory, about {self.server_ms / 1000:.1f} s "
             f"of the server's CPU: {rate:.0f} records a second when full, answers right to "
-            f"{self.places} binary places; {self._flooding()}"
-        )
-
-    def _flooding(self) -> str:
-        if self.flood is None:
-            return "noise in answers not flooded"
-        return (
-            f"flooded: {self.flood.bits} bits of statistical security, answers bear a Gaussian of "
-            f"{self.flood.spread:.2g}"
+            f"{self.places} binary places; "
+            + ("noise in answers not flooded" if self.flood is None else self.flood.describe())
         )
 
 

@@ -47,6 +47,13 @@ class Flood:
     spread: float
     reach: float
 
+    def describe(self) -> str:
+        """What it hides, and what it costs answers."""
+        return (
+            f"flooded: {self.bits} bits of statistical security, answers bear a Gaussian of "
+            f"{self.spread:.2g}"
+        )
+
 
 def flood(bits: int, *, masked: int, answers: int, error: float, content: float) -> Flood:
     """For a distance of 2**-`bits`: half of it for the answers, half for what is masked.

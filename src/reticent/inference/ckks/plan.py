@@ -245,10 +245,7 @@ def _inputs(reach: Reach) -> str:
 def _flooding(made: Plan) -> str:
     """What replies tell of the weights, or what it would cost that they don't."""
     if made.flood is not None:
-        return (
-            f"replies flooded: {made.flood.bits} bits of statistical security, answers bear a "
-            f"Gaussian of {made.flood.spread:.2g}"
-        )
+        return f"replies {made.flood.describe()}"
     now = made.parameters
     for degree in MOST_BITS:
         least = min(FLOODED_BITS[0])

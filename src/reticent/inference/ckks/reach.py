@@ -138,14 +138,15 @@ def measured_reach(lowered: Lowered, bound: float, records: Values | None = None
             f"Expected records of {inputs} numbers, one or more, got shape={records.shape}."
         )
     records = records.reshape(len(records), inputs)
-    answers = lowered.run(records)
+    _, products = _traced(lowered, records)
+    answers = products[-1]
     size = max(1.0, float(np.abs(answers).max()))
     most = min(TOLERANCE * size, _deciding(answers, *_MOST))
     gains, copied = _measured(lowered, records)
     return Reach(
         gains=gains,
         copied=copied,
-        ranges=_ranges(lowered, records),
+        ranges=tuple(float(np.abs(each).max()) for each in products),
         size=size,
         wanted=min(most, _deciding(answers, *_WANTED)),
         most=most,
@@ -160,9 +161,12 @@ def reach_within(lowered: Lowered, bound: float) -> tuple[Gain, ...]:
     Values are bounded by intervals; J is a product of matrices, whose norms are multiplied but for
     the last two.
     """
-    values, made = _intervals(lowered, bound), []
+    (values, products), made = _intervals(lowered, bound), []
     weights = [matrix.weight for matrix in lowered.matrices]
-    slopes = [_slopes(lowered, values, index) for index in range(len(lowered.squares))]
+    slopes = [
+        2 * reached + np.abs(square.offset)
+        for reached, square in zip(products, lowered.squares, strict=False)
+    ]
     norm = rows = row = 1.0
     for index in range(len(weights) - 1, -1, -1):
         squares = weights[index] ** 2
@@ -190,33 +194,27 @@ def reach_within(lowered: Lowered, bound: float) -> tuple[Gain, ...]:
 
 def largest_hidden(lowered: Lowered, bound: float) -> Values:
     """The largest sizes of the values that the last matrix multiplies, over every input."""
-    return _intervals(lowered, bound)[-1]
+    return _intervals(lowered, bound)[0][-1]
 
 
-def _intervals(lowered: Lowered, bound: float) -> list[Values]:
-    """The largest size of each value that a matrix multiplies."""
-    values = [np.full(lowered.matrices[0].weight.shape[1], float(bound))]
-    for matrix, square in zip(lowered.matrices, lowered.squares, strict=False):
-        reached = np.abs(matrix.weight) @ values[-1] + np.abs(matrix.bias)
-        values.append(reached * (reached + np.abs(square.offset)))
-    return values
-
-
-def _slopes(lowered: Lowered, values: list[Values], index: int) -> Values:
-    """The largest slope of each square."""
-    matrix, square = lowered.matrices[index], lowered.squares[index]
-    reached = np.abs(matrix.weight) @ values[index] + np.abs(matrix.bias)
-    return 2 * reached + np.abs(square.offset)
-
-
-def _ranges(lowered: Lowered, records: Values) -> tuple[float, ...]:
-    found = []
+def _intervals(lowered: Lowered, bound: float) -> tuple[list[Values], list[Values]]:
+    """The largest size of each value that a matrix multiplies, and of each row of its product."""
+    values, products = [np.full(lowered.matrices[0].weight.shape[1], float(bound))], []
     for index, matrix in enumerate(lowered.matrices):
-        records = matrix.run(records)
-        found.append(float(np.abs(records).max()))
+        products.append(np.abs(matrix.weight) @ values[-1] + np.abs(matrix.bias))
         if index < len(lowered.squares):
-            records = lowered.squares[index].run(records)
-    return tuple(found)
+            values.append(products[-1] * (products[-1] + np.abs(lowered.squares[index].offset)))
+    return values, products
+
+
+def _traced(lowered: Lowered, records: Values) -> tuple[list[Values], list[Values]]:
+    """What each matrix multiplies, and its products, for records (n, inputs)."""
+    values, products = [records], []
+    for index, matrix in enumerate(lowered.matrices):
+        products.append(matrix.run(values[-1]))
+        if index < len(lowered.squares):
+            values.append(lowered.squares[index].run(products[-1]))
+    return values, products
 
 
 def _measured(lowered: Lowered, records: Values) -> tuple[tuple[Gain, ...], tuple[Gain, ...]]:
@@ -239,11 +237,11 @@ def _of(lowered: Lowered, records: Values) -> Values:
     """The fields of each matrix's gain and of the first one's with copies (matrices + copies, 7),
     largest over these records and answers.
     """
-    values, slopes = [records], []
-    for matrix, square in zip(lowered.matrices, lowered.squares, strict=False):
-        reached = matrix.run(values[-1])
-        values.append(square.run(reached))
-        slopes.append(2 * reached + square.offset)
+    values, products = _traced(lowered, records)
+    slopes = [
+        2 * reached + square.offset
+        for reached, square in zip(products, lowered.squares, strict=False)
+    ]
     made = []
     jacobian = np.eye(len(lowered.matrices[-1].weight))[None]
     noisy, copied = jacobian**2, list[Values]()
