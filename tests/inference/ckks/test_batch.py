@@ -21,7 +21,7 @@ from reticent.errors import (
 from reticent.inference.ckks import batch_plan
 from reticent.inference.ckks.batch import BatchClient, BatchServer
 from reticent.inference.ckks.batch_plan import plan_batch
-from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
+from reticent.inference.ckks.engine import context_of, keyed_engine, seal_library
 from reticent.inference.ckks.envelope import Kind, split, unpack
 from reticent.inference.ckks.keys import SecretKeys
 from reticent.inference.ckks.noise import certified_error
@@ -63,12 +63,7 @@ def test_products_of_residues_are_the_librarys_to_the_bit():
     context = context_of(PARAMETERS)
     keys = SecretKeys(context).generator
     public = keys.create_public_key()
-    engine = SealEngine(
-        context,
-        public=public,
-        relinearise=keys.create_relin_keys(),
-        rotations=galois_keys(keys, [1]),
-    )
+    engine = keyed_engine(context, keys, public)
     encryptor = seal.Encryptor(context, public)
     rng = np.random.default_rng(1)
     scale = 2.0**30

@@ -13,7 +13,7 @@ from reticent.errors import ConfigError
 from reticent.inference.ckks.chain import FLOODED_BITS, chains, flooded_chain
 from reticent.inference.ckks.choice import best
 from reticent.inference.ckks.client import EncryptedClient
-from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
+from reticent.inference.ckks.engine import context_of, keyed_engine, seal_library
 from reticent.inference.ckks.lowering import lower
 from reticent.inference.ckks.noise import _Sum, certified_error, places_for, tail
 from reticent.inference.ckks.packing import last, period_of, several, single
@@ -164,12 +164,7 @@ def test_a_rotations_noise_is_what_is_said_of_every_slot_and_of_the_first(level)
     seal, context = seal_library(), context_of(parameters)
     keys = seal.KeyGenerator(context)
     public = keys.create_public_key()
-    engine = SealEngine(
-        context,
-        public=public,
-        relinearise=keys.create_relin_keys(),
-        rotations=galois_keys(keys, [1]),
-    )
+    engine = keyed_engine(context, keys, public)
     encoder, decryptor = seal.CKKSEncoder(context), seal.Decryptor(context, keys.secret_key())
 
     def slots(a):

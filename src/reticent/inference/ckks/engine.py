@@ -260,6 +260,16 @@ def galois_keys(generator: Any, steps: Iterable[int]) -> Any:
     return keys
 
 
+def keyed_engine(context: Any, generator: Any, public: Any) -> SealEngine:
+    """An engine in its client's own process, for rotations by 1: to be measured or tested."""
+    return SealEngine(
+        context,
+        public=public,
+        relinearise=generator.create_relin_keys(),
+        rotations=galois_keys(generator, [1]),
+    )
+
+
 def decoded(encoder: Any, plain: Any) -> NDArray[np.float64]:
     """The numbers of a plaintext, (slots,)."""
     return np.asarray(encoder.decode(plain), dtype=np.float64)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reticent.inference.ckks.engine import SealEngine, context_of, galois_keys, seal_library
+from reticent.inference.ckks.engine import SealEngine, context_of, keyed_engine, seal_library
 from reticent.inference.ckks.envelope import checksum_of
 from reticent.inference.ckks.masking import masked
 from reticent.inference.ckks.parameters import MOST_BITS, Parameters, uniform
@@ -50,12 +50,7 @@ def measured(degree: int, levels: int) -> Primitives:
     context = context_of(parameters)
     generator = seal.KeyGenerator(context)
     public = generator.create_public_key()
-    engine = SealEngine(
-        context,
-        public=public,
-        relinearise=generator.create_relin_keys(),
-        rotations=galois_keys(generator, [1]),
-    )
+    engine = keyed_engine(context, generator, public)
     encryptor = seal.Encryptor(context, public)
     values = np.linspace(-1, 1, parameters.slots)
     scale = 2.0**20
